@@ -1,0 +1,354 @@
+"""The nouns that every room shares: sites, tokens, geometry, backbones, methods, tasks.
+
+A backbone lists its *sites*; a *method* wraps the modules at some of them; a *task* gives the backbone its
+head. None of the three knows the others by name. The backbone stays the root module throughout, so that
+state-dict names are the official ones apart from the ``base`` that every wrapper inserts, which
+:func:`official_name` removes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from geopeft_cli.errors import GeometryError, UsageError
+
+Role = Literal["attention_in", "attention_out", "mlp_in", "mlp_out", "position", "patch_embedding"]
+BLOCK_ROLES: tuple[Role, ...] = ("attention_in", "attention_out", "mlp_in", "mlp_out")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A named dense layer of a backbone where a method may attach.
+
+    Attributes:
+        name: the official module path, for example ``blocks.blocks.0.attn.qkv``.
+        role: what the layer does, the same word on every backbone.
+        block: index of the transformer block that holds it, -1 outside the blocks.
+        level: index into ``Geometry.levels`` of the tokens that flow through it.
+        owner: the module that holds the layer.
+        attribute: the name under which ``owner`` holds it.
+    """
+
+    name: str
+    role: Role
+    block: int
+    level: int
+    owner: nn.Module
+    attribute: str
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that is at the site now: the original or what a method put there."""
+        module: nn.Module = getattr(self.owner, self.attribute)
+        return module
+
+    def replace(self, module: nn.Module) -> None:
+        """Put ``module``, which must have the call signature of the present one, at the site."""
+        setattr(self.owner, self.attribute, module)
+
+
+class Wrapper(nn.Module):
+    """A module at a site that holds the one it replaced as ``base`` and has its call signature."""
+
+    base: nn.Module
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+
+class Foldable(Wrapper):
+    """A wrapper around a dense layer whose update can, in some modes, be added to the base weight.
+
+    ``exact_modes`` lists the modes that reproduce the wrapper's output up to rounding, the best first;
+    ``approximate_modes`` those that do not, which must be asked for by name.
+    """
+
+    @property
+    @abstractmethod
+    def exact_modes(self) -> tuple[str, ...]: ...
+
+    @property
+    def approximate_modes(self) -> tuple[str, ...]:
+        return ()
+
+    @abstractmethod
+    def folded(self, mode: str) -> nn.Module:
+        """The module that takes this wrapper's place after merging in ``mode``.
+
+        Raises:
+            MergeError: the mode is not among those of this wrapper, or a tensor is not finite.
+        """
+
+
+def official_name(name: str) -> str:
+    """A parameter, buffer or module name without the ``base`` levels that wrappers insert."""
+    return ".".join(part for part in name.split(".") if part != "base")
+
+
+class Level:
+    """The tokens of one stage of the current forward pass.
+
+    Args:
+        centers: (B, G, 3), coordinates as the network sees them.
+        slots: int64 (T,), for every place in the sequence the index of its center, -1 for tokens without
+            one (class tokens, prompts).
+    """
+
+    def __init__(self, centers: Tensor, slots: Tensor) -> None:
+        self.centers = centers
+        self.slots = slots
+        self._memo: dict[Any, Any] = {}
+
+    def memo(self, key: Any, build: Callable[[], T]) -> T:
+        """``build()`` at the first call with ``key``, its result at every later one of this forward pass."""
+        if key not in self._memo:
+            self._memo[key] = build()
+        value: T = self._memo[key]
+        return value
+
+
+@dataclass
+class Geometry:
+    """What geometry-aware layers need of the current forward pass, one level a stage. Never in a state dict."""
+
+    levels: list[Level]
+
+
+_current_geometry: ContextVar[Geometry | None] = ContextVar("geometry", default=None)
+
+
+@contextmanager
+def published(geometry: Geometry) -> Iterator[None]:
+    """Make ``geometry`` the one that layers see; withdrawn, with all it remembers, on leaving."""
+    token = _current_geometry.set(geometry)
+    try:
+        yield
+    finally:
+        _current_geometry.reset(token)
+
+
+def current_level(level: int, reader: str) -> Level:
+    """The published level with index ``level``.
+
+    Args:
+        level: index of the stage.
+        reader: name of the layer that asks, for the message.
+
+    Raises:
+        GeometryError: no forward pass of a backbone is under way, or it has no such level.
+    """
+    geometry = _current_geometry.get()
+    if geometry is None or level >= len(geometry.levels):
+        raise GeometryError(
+            f"{reader} needs the centers of its tokens, and no geometry of level {level} is published",
+            "Call the backbone, not a layer of it: the backbone publishes the geometry of each forward pass.",
+        )
+    return geometry.levels[level]
+
+
+@dataclass
+class Tokens:
+    """What a trunk returns.
+
+    Attributes:
+        features: (B, T, C), after the final norm.
+        centers: (B, G, 3).
+        slots: int64 (T,), place in the sequence -> index of its center, -1 for tokens without one.
+        layers: raw outputs (B, T, C) of the blocks that were asked for, by index.
+    """
+
+    features: Tensor
+    centers: Tensor
+    slots: Tensor
+    layers: dict[int, Tensor] = field(default_factory=dict)
+
+    def spatial(self, features: Tensor) -> Tensor:
+        """The rows of (B, T, C) that have a center: (B, G, C), in the order of the sequence."""
+        first = self.slots.shape[0] - self.centers.shape[1]
+        return features[:, first:]
+
+
+class Backbone(nn.Module, ABC):
+    """A pre-trained network under its official parameter names, and the root module of everything built on it.
+
+    Attributes:
+        name: the word for it in recipes.
+        depth: number of blocks.
+        width: channels C of a token.
+        feature_width: channels of the pooled feature that the head reads.
+        head_layout: layout of the official classification head, a key of ``tasks.heads``.
+        token_names: parameters that a pre-training checkpoint may lack and every recipe may train
+            (class token and its position).
+    """
+
+    name: ClassVar[str]
+    head_layout: ClassVar[str]
+    token_names: ClassVar[tuple[str, ...]] = ()
+    depth: int
+    width: int
+    feature_width: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.task: Task | None = None
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The plain values that rebuild this backbone: the arguments of its constructor."""
+
+    @abstractmethod
+    def sites(self) -> list[Site]:
+        """Every dense layer that a method may wrap, in the order of the forward pass."""
+
+    @abstractmethod
+    def encode(self, points: Tensor, layers: Sequence[int] = ()) -> Tokens:
+        """Tokens of a batch of clouds (B, N, 3), with the raw outputs of the blocks named in ``layers``."""
+
+    @abstractmethod
+    def pool(self, tokens: Tokens, fused: Tensor | None = None) -> Tensor:
+        """The feature that the official head reads, (B, feature_width).
+
+        Args:
+            tokens: what :meth:`encode` returned.
+            fused: (B, C), added to the part that is pooled over the spatial tokens.
+        """
+
+    def forward(self, points: Tensor) -> Tensor:
+        """The task's prediction for a batch of clouds (B, N, 3)."""
+        if self.task is None:
+            raise RuntimeError("attach a task before calling the backbone")
+        return self.task.predict(self, points)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Training mode, but BatchNorm whose weight is frozen keeps using and never moves its statistics."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not _trains(module.weight):
+                module.eval()
+        return self
+
+
+def _trains(parameter: Tensor | None) -> bool:
+    return parameter is not None and parameter.requires_grad
+
+
+class Task(ABC):
+    """A head, its loss and its metrics.
+
+    Attributes:
+        name: the word for it in recipes.
+        head_names: the top-level modules that :meth:`attach` adds to the backbone.
+    """
+
+    name: ClassVar[str]
+    head_names: tuple[str, ...]
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The plain values that rebuild this task: the arguments of its constructor."""
+
+    @abstractmethod
+    def attach(self, backbone: Backbone) -> None:
+        """Add the head to the backbone under its official name."""
+
+    @abstractmethod
+    def predict(self, backbone: Backbone, points: Tensor) -> Tensor:
+        """Logits for clouds (B, N, 3)."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of a batch, a scalar."""
+
+    @abstractmethod
+    def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """Named figures over a whole split, in percent; ``accuracy`` is always among them."""
+
+
+class Method(ABC):
+    """A way of adapting a frozen backbone.
+
+    Attributes:
+        name: the word for it in recipes.
+        trains_tokens: whether the backbone's class tokens train beside the method's own parameters when the
+            recipe does not say: ``always``, or only ``fresh`` ones that the checkpoint does not hold.
+    """
+
+    name: ClassVar[str]
+    trains_tokens: ClassVar[Literal["always", "fresh"]] = "always"
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The plain values that rebuild this method: the arguments of its constructor."""
+
+    @abstractmethod
+    def attach(self, backbone: Backbone) -> None:
+        """Put modules at sites of a frozen backbone and switch on ``requires_grad`` of what trains.
+
+        Head and class tokens are not the method's business.
+
+        Raises:
+            UsageError: a target names no site, or a size does not fit a layer.
+        """
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:  # noqa: B027 - most methods have no schedule
+        """Called before every epoch, for methods with a schedule of their own."""
+
+
+def select_sites(backbone: Backbone, targets: Sequence[str]) -> list[Site]:
+    """The sites that ``targets`` name: a role, ``all`` (every layer of the blocks), or a module path or its end.
+
+    Raises:
+        UsageError: a target matches no site.
+    """
+    sites = backbone.sites()
+    chosen: dict[str, Site] = {}
+    for target in targets:
+        matches = [site for site in sites if _matches(site, target)]
+        if not matches:
+            roles = sorted({site.role for site in sites})
+            ends = sorted({".".join(site.name.split(".")[-2:]) for site in sites})
+            raise UsageError(
+                f"method.targets: {target!r} matches no layer of {backbone.name}",
+                f"Roles: all, {', '.join(roles)}. Layers: {', '.join(ends)}.",
+            )
+        chosen.update((site.name, site) for site in matches)
+    return [site for site in sites if site.name in chosen]
+
+
+def _matches(site: Site, target: str) -> bool:
+    if target == "all":
+        return site.role in BLOCK_ROLES
+    return site.role == target or site.name == target or site.name.endswith("." + target)
+
+
+def official_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters by official name."""
+    return {official_name(name): parameter for name, parameter in model.named_parameters()}
+
+
+def official_state(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by official name; the tensors are the model's own, not copies."""
+    return {official_name(name): tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def load_official_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy tensors by official name into a model; every name must exist there with the same shape.
+
+    Raises:
+        KeyError: a name that the model does not have.
+    """
+    own = official_state(model)
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)

@@ -1,0 +1,212 @@
+"""What a recipe may say: every key, its type, its default and its range. Imports no torch.
+
+Unknown keys are refused everywhere. Constructors below ``assemble`` take the plain values, not these objects.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from geopeft_cli.recipe.methods import MethodSection
+from geopeft_cli.recipe.types import Count, Fraction, NonNegativeNumber, Number, PositiveCount, PositiveNumber, Section
+
+Augmentation = Literal[
+    "scale_translate", "rotate_y", "rotate_y_batch", "rotate_z", "scale_small", "scale_shift", "jitter"
+]
+
+
+class DataSettings(Section):
+    """How every cloud is prepared, whatever its source.
+
+    ``sampling`` says how ``points`` are drawn from a larger cloud: ``fps_random`` as published (training: farthest
+    point sampling to 1.2 x ``points``, then a random choice; testing: farthest point sampling), ``fps`` in both, or
+    ``random``. A smaller cloud repeats points. ``on_error`` says what an unreadable cloud among good ones does.
+    """
+
+    points: PositiveCount = 1024
+    normalize: Literal["unit_sphere", "center", "none"] = "unit_sphere"
+    sampling: Literal["fps_random", "fps", "random"] = "random"
+    augment: tuple[Augmentation, ...] = ()
+    on_error: Literal["stop", "skip"] = "stop"
+
+
+class ShapesData(DataSettings):
+    """The embedded set of parametric everyday objects, made on the fly.
+
+    ``domain`` is ``clean`` (complete surfaces) or ``scan`` (one viewpoint, noise, missing parts, clutter).
+    """
+
+    format: Literal["shapes"]
+    domain: Literal["clean", "scan"] = "scan"
+    train_per_class: PositiveCount = 40
+    validation_per_class: Count = 10
+    test_per_class: PositiveCount = 20
+    seed: Count = 0
+
+
+class FractionSplit(Section):
+    """A split drawn at random, by class, with the recipe's seed."""
+
+    by: Literal["fraction"]
+    validation: Fraction = 0.0
+    test: Fraction = 0.2
+
+
+class FolderSplit(Section):
+    """Folders named after the parts: ``train/chair/a.ply`` or ``chair/train/a.ply``."""
+
+    by: Literal["folder"]
+    train: str = "train"
+    validation: str | None = None
+    test: str = "test"
+
+
+class ListSplit(Section):
+    """Text files that list clouds, one path below ``root`` a line, with the class after it or in the folder name."""
+
+    by: Literal["list"]
+    train: str
+    validation: str | None = None
+    test: str
+
+
+class FieldSplit(Section):
+    """A boolean array of a packed file that marks the test clouds; ``validation`` is taken from the rest by class."""
+
+    by: Literal["field"]
+    field: str = "is_test"
+    validation: Fraction = 0.0
+
+
+Split = Annotated[FractionSplit | FolderSplit | ListSplit | FieldSplit, Field(discriminator="by")]
+
+
+class FolderData(DataSettings):
+    """Clouds and meshes of the user's own, in class folders or named by list files."""
+
+    format: Literal["folder"]
+    root: str
+    split: Split = FractionSplit(by="fraction")
+
+
+class PackedData(DataSettings):
+    """One ``.npz`` file: ``points`` (clouds, n, 3) or (sum n, 3) with ``offset``, ``label``, and ``classes``."""
+
+    format: Literal["packed"]
+    path: str
+    split: Split = FractionSplit(by="fraction")
+
+
+DataSection = Annotated[ShapesData | FolderData | PackedData, Field(discriminator="format")]
+
+
+class BackboneSection(Section):
+    """The pre-trained network.
+
+    ``checkpoint`` is a path, ``https://…`` (with ``sha256``), ``hf://owner/repo/file`` or ``embedded:NAME``.
+    ``width``, ``depth`` and ``heads`` are read from the checkpoint; given here, they are checked against it.
+    ``near_origin: keep`` lets farthest point sampling choose points within 0.0316 of the origin.
+    """
+
+    name: Literal["point_mae"] = "point_mae"
+    checkpoint: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    groups: PositiveCount = 64
+    group_size: PositiveCount = 32
+    width: PositiveCount | None = None
+    depth: PositiveCount | None = None
+    heads: PositiveCount | None = None
+    drop_path: Fraction = 0.1
+    near_origin: Literal["skip", "keep"] = "skip"
+
+
+class FusionSettings(Section):
+    """Multi-layer feature fusion before the head (MoST): ``layers`` evenly spaced blocks, 0 for none."""
+
+    layers: Count = 0
+    affine: bool = False
+
+
+class ClassificationTask(Section):
+    """``head`` is ``mlp`` (the official head of the backbone) or ``linear``.
+
+    ``head_from`` takes the head of a fine-tuned checkpoint (``checkpoint``) or starts a new one (``fresh``).
+    """
+
+    name: Literal["classification"] = "classification"
+    head: Literal["mlp", "linear"] = "mlp"
+    head_from: Literal["fresh", "checkpoint"] = "fresh"
+    label_smoothing: Fraction = 0.0
+    fusion: FusionSettings = FusionSettings()
+
+
+class TrainingSection(Section):
+    """The loop. Rates are per epoch: ``cosine_lag`` is the published schedule (epochs + 1 passes), ``cosine`` starts
+    at once and runs ``epochs`` passes.
+
+    ``select`` says which weights are kept: the ``last`` epoch's, the best on the validation split, or the best on the
+    test split, which is labelled so wherever its number is printed.
+    """
+
+    epochs: PositiveCount = 300
+    batch_size: PositiveCount = 32
+    lr: PositiveNumber = 5e-4
+    weight_decay: NonNegativeNumber = 0.05
+    schedule: Literal["cosine_lag", "cosine"] = "cosine_lag"
+    warmup_epochs: Count = 10
+    min_lr: NonNegativeNumber = 1e-6
+    warmup_lr: NonNegativeNumber = 1e-6
+    clip_norm: PositiveNumber | None = 10.0
+    accumulation: PositiveCount = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: str = "auto"
+    threads: PositiveCount | None = None
+    select: Literal["last", "best_validation", "best_test"] = "last"
+    evaluate_every: PositiveCount = 1
+    checkpoint_every: PositiveCount = 1
+    tensorboard: bool = False
+
+
+class EvaluationSection(Section):
+    """What ``geopeft eval`` measures."""
+
+    split: Literal["train", "validation", "test"] = "test"
+    batch_size: PositiveCount = 32
+
+
+class Published(Section):
+    """A number from the literature that a recipe is held against, with where it stands and under which protocol."""
+
+    metric: str
+    value: Number
+    source: str
+    protocol: str
+
+
+class Recipe(Section):
+    """One experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    seed: Count = 0
+    data: DataSection
+    backbone: BackboneSection
+    method: MethodSection
+    task: ClassificationTask = ClassificationTask()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    published: tuple[Published, ...] = ()
+
+    @model_validator(mode="after")
+    def _splits_exist(self) -> Recipe:
+        if self.training.select == "best_validation" and not _has_validation(self.data):
+            raise ValueError("training.select: best_validation needs a validation split; give data one")
+        return self
+
+
+def _has_validation(data: ShapesData | FolderData | PackedData) -> bool:
+    if isinstance(data, ShapesData):
+        return data.validation_per_class > 0
+    return bool(data.split.validation)
