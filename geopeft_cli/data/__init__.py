@@ -1,0 +1,1 @@
+"""Clouds from wherever they come, as batches of one size."""
