@@ -17,19 +17,19 @@ Augmentation = Callable[[Float32, np.random.Generator], Float32]
 
 def scale_translate(points: Float32, generator: np.random.Generator) -> Float32:
     """Scale by U(2/3, 3/2) and shift by U(-0.2, 0.2), both per axis (Point-MAE and most others)."""
-    scale: Float32 = generator.uniform(2 / 3, 3 / 2, 3).astype(np.float32)
-    return points * scale + generator.uniform(-0.2, 0.2, 3).astype(np.float32)
+    scaled = points * _per_axis(generator, 2 / 3, 3 / 2)
+    return scaled + _per_axis(generator, -0.2, 0.2)
 
 
 def scale_small(points: Float32, generator: np.random.Generator) -> Float32:
     """Scale by U(0.9, 1.1) per axis, without a shift (I2P-MAE on ScanObjectNN)."""
-    return points * generator.uniform(0.9, 1.1, 3).astype(np.float32)
+    return points * _per_axis(generator, 0.9, 1.1)
 
 
 def scale_shift(points: Float32, generator: np.random.Generator) -> Float32:
     """Scale all axes by one U(0.8, 1.25), then shift by U(-0.1, 0.1) per axis (segmentation)."""
     scale = np.float32(generator.uniform(0.8, 1.25))
-    return points * scale + generator.uniform(-0.1, 0.1, 3).astype(np.float32)
+    return points * scale + _per_axis(generator, -0.1, 0.1)
 
 
 def rotate_y(points: Float32, generator: np.random.Generator) -> Float32:
@@ -51,6 +51,10 @@ def rotate_z(points: Float32, generator: np.random.Generator) -> Float32:
 def jitter(points: Float32, generator: np.random.Generator) -> Float32:
     """Move every point by N(0, 0.01) per axis, cut off at 0.05. Ours: none of the published recipes has it."""
     return points + generator.normal(0.0, 0.01, points.shape).clip(-0.05, 0.05).astype(np.float32)
+
+
+def _per_axis(generator: np.random.Generator, low: float, high: float) -> Float32:
+    return generator.uniform(low, high, 3).astype(np.float32)
 
 
 def _turned(points: Float32, rotation: Float32) -> Float32:

@@ -1,0 +1,57 @@
+"""Point Cloud Library files (.pcd): text data read here, binary and compressed data through open3d."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from geopeft_cli.data.formats import open3d_bridge
+from geopeft_cli.data.formats.text import parse_rows
+from geopeft_cli.errors import DataError
+
+_LONGEST_HEADER = 1 << 16
+
+
+def read(path: Path) -> npt.NDArray[np.float64]:
+    """All points, NaN ones included, float64 (n, 3).
+
+    Text data is parsed here because open3d returns whatever was in memory for lines that are missing or not numbers.
+
+    Raises:
+        DataError: no header, no x, y, z, or fewer points than announced; names the file, and the line of text data.
+    """
+    with path.open("rb") as file:
+        head = file.read(_LONGEST_HEADER).decode("ascii", errors="replace").splitlines()
+    header = {words[0]: words[1:] for words in map(str.split, head) if words and words[0].isupper()}
+    if "FIELDS" not in header or not header.get("DATA"):
+        raise DataError(f"{path}: has no PCD header", "It is no .pcd file, or was cut off.")
+    if header["DATA"][0] == "ascii":
+        return _read_ascii(path, header)
+    return open3d_bridge.read_cloud(path)
+
+
+def _read_ascii(path: Path, header: dict[str, list[str]]) -> npt.NDArray[np.float64]:
+    lines = list(enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1))
+    start = next(number for number, line in lines if line.startswith("DATA"))
+    points = parse_rows(
+        path, [(number, line) for number, line in lines[start:] if line.strip()], _columns(path, header)
+    )
+    announced = header.get("POINTS", ["?"])
+    if announced != [str(len(points))]:
+        raise DataError(
+            f"{path}: announces {' '.join(announced)} points, holds {len(points)}",
+            "The file was cut off; copy or export it again.",
+        )
+    return points
+
+
+def _columns(path: Path, header: dict[str, list[str]]) -> list[int]:
+    fields = header["FIELDS"]
+    try:
+        counts = [int(count) for count in header.get("COUNT", ["1"] * len(fields))]
+        starts = dict(zip(fields, np.cumsum([0, *counts]).tolist(), strict=False))
+        return [starts[axis] for axis in "xyz"]
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path}: fields {' '.join(fields)} without x, y and z", "Export it with x, y, z.") from error
