@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geopeft_cli.data.formats import open3d_bridge
-from geopeft_cli.data.formats.text import parse_rows
+from geopeft_cli.data.formats.text import parse_rows, read_lines
 from geopeft_cli.errors import DataError
 
 _LONGEST_HEADER = 1 << 16
@@ -22,22 +22,13 @@ def read(path: Path) -> npt.NDArray[np.float64]:
     Raises:
         DataError: no header, no x, y, z, or fewer points than announced; names the file, and the line of text data.
     """
-    with path.open("rb") as file:
-        head = file.read(_LONGEST_HEADER).decode("ascii", errors="replace").splitlines()
-    header = {words[0]: words[1:] for words in map(str.split, head) if words and words[0].isupper()}
-    if "FIELDS" not in header or not header.get("DATA"):
-        raise DataError(f"{path}: has no PCD header", "It is no .pcd file, or was cut off.")
-    if header["DATA"][0] == "ascii":
-        return _read_ascii(path, header)
-    return open3d_bridge.read_cloud(path)
-
-
-def _read_ascii(path: Path, header: dict[str, list[str]]) -> npt.NDArray[np.float64]:
-    lines = list(enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1))
-    start = next(number for number, line in lines if line.startswith("DATA"))
-    points = parse_rows(
-        path, [(number, line) for number, line in lines[start:] if line.strip()], _columns(path, header)
-    )
+    header = _header(path)
+    columns = _columns(path, header)
+    if header["DATA"] != ["ascii"]:
+        return open3d_bridge.read_cloud(path)
+    lines = read_lines(path)
+    start = next(index for index, (_, line) in enumerate(lines) if line.split()[0] == "DATA")
+    points = parse_rows(path, lines[start + 1 :], columns)
     announced = header.get("POINTS", ["?"])
     if announced != [str(len(points))]:
         raise DataError(
@@ -45,6 +36,19 @@ def _read_ascii(path: Path, header: dict[str, list[str]]) -> npt.NDArray[np.floa
             "The file was cut off; copy or export it again.",
         )
     return points
+
+
+def _header(path: Path) -> dict[str, list[str]]:
+    header: dict[str, list[str]] = {}
+    with path.open("rb") as file:
+        for line in file.read(_LONGEST_HEADER).decode("ascii", errors="replace").split("\n"):
+            if words := line.split():
+                header[words[0]] = words[1:]
+            if "DATA" in header:
+                break
+    if "FIELDS" not in header or "DATA" not in header:
+        raise DataError(f"{path}: has no PCD header", "It is no .pcd file, or was cut off.")
+    return header
 
 
 def _columns(path: Path, header: dict[str, list[str]]) -> list[int]:
