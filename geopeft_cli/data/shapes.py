@@ -7,17 +7,35 @@ object in a room. Units are those of a toy box, every object about one across; y
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geopeft_cli.data.clouds import Cloud, Splits
+from geopeft_cli.data.furniture import bed, bookshelf, chair, desk, sofa, stool, table
 from geopeft_cli.data.keys import keyed_generator
-from geopeft_cli.data.objects import MAKERS
-from geopeft_cli.data.solids import Points, sample_surface, scatter, turn
+from geopeft_cli.data.objects import airplane, bin_, bottle, car, guitar, lamp, mug
+from geopeft_cli.data.solids import Mask, Part, Points, collect, turn
 from geopeft_cli.errors import UsageError
 
+MAKERS: Final[dict[str, Callable[[np.random.Generator], list[Part]]]] = {
+    "airplane": airplane,
+    "bed": bed,
+    "bin": bin_,
+    "bookshelf": bookshelf,
+    "bottle": bottle,
+    "car": car,
+    "chair": chair,
+    "desk": desk,
+    "guitar": guitar,
+    "lamp": lamp,
+    "mug": mug,
+    "sofa": sofa,
+    "stool": stool,
+    "table": table,
+}
 CLASSES: Final[tuple[str, ...]] = tuple(MAKERS)
 DOMAINS: Final[tuple[str, ...]] = ("clean", "scan")
 
@@ -84,9 +102,20 @@ def shapes_splits(
 
 def clean(label: int, count: int, rng: np.random.Generator) -> Points:
     """A complete object in its canonical pose, give or take a few degrees, (count, 3)."""
+    parts = MAKERS[CLASSES[label]](rng)
     yaw, pitch, roll = rng.normal(0, (0.1, 0.03, 0.03))
-    points = sample_surface(MAKERS[CLASSES[label]](rng), count, rng)
-    return points @ (turn("y", yaw) @ turn("x", pitch) @ turn("z", roll)).T
+    pose = turn("y", yaw) @ turn("x", pitch) @ turn("z", roll)
+
+    def propose(number: int) -> Points:
+        clouds = _scatter(parts, number, rng)
+        points, owner = np.concatenate(clouds), np.repeat(np.arange(len(parts)), [len(cloud) for cloud in clouds])
+        for index, part in enumerate(parts):
+            keep = ~part.contains(points) | (owner == index)
+            points, owner = points[keep], owner[keep]
+        return rng.permutation(points)
+
+    points: Points = collect(propose, count, 0.8) @ pose.T
+    return points
 
 
 def scan(label: int, count: int, rng: np.random.Generator) -> Points:
@@ -123,10 +152,11 @@ def scan(label: int, count: int, rng: np.random.Generator) -> Points:
     ray = points - eye
     distance = np.sqrt((ray**2).sum(axis=1, keepdims=True))
     along = rng.normal(0, rng.uniform(0.001, 0.003), (count, 1)) * distance**2 / size
-    return points + ray / distance * along + rng.normal(0, 0.002 * size, (count, 3))
+    noisy: Points = points + ray / distance * along + rng.normal(0, 0.002 * size, (count, 3))
+    return noisy
 
 
-def visible(points: Points, eye: Points, target: Points, cell: float) -> NDArray[np.bool_]:
+def visible(points: Points, eye: Points, target: Points, cell: float) -> Mask:
     """Which of ``points`` (n, 3) a camera at ``eye`` that looks at ``target`` sees, by a depth buffer, (n,).
 
     ``cell`` is the width of a pixel at the distance of ``target``, in units of the points; they should be dense
@@ -145,13 +175,21 @@ def visible(points: Points, eye: Points, target: Points, cell: float) -> NDArray
     nearest = np.full(pixel.max() + 1, np.inf)
     np.minimum.at(nearest, pixel, depth)
     # The surface may slope by as much as this within a pixel.
-    mask: NDArray[np.bool_] = depth < nearest[pixel] + 1.2 * cell
+    mask: Mask = depth < nearest[pixel] + 1.2 * cell
     return mask
+
+
+def _scatter(parts: Sequence[Part], count: int, rng: np.random.Generator) -> list[Points]:
+    """Draw ``count`` points uniform on the surfaces of all parts, those inside another part included."""
+    areas = np.array([part.area for part in parts])
+    shares = rng.multinomial(count, areas / areas.sum())
+    return [part.sample(int(share), rng) for part, share in zip(parts, shares, strict=True)]
 
 
 def _standing(label: int, count: int, rng: np.random.Generator) -> Points:
     """An object turned about y and put on the floor, points inside it included."""
-    points = scatter(MAKERS[CLASSES[label]](rng), count, rng) @ turn("y", rng.uniform(0, 2 * math.pi)).T
+    clouds = _scatter(MAKERS[CLASSES[label]](rng), count, rng)
+    points: Points = np.concatenate(clouds) @ turn("y", rng.uniform(0, 2 * math.pi)).T
     points[:, 1] -= points[:, 1].min()
     return points
 
@@ -163,19 +201,22 @@ def _beside(thing: Points, other: Points, rng: np.random.Generator) -> Points:
     toward = np.array([math.cos(angle), 0.0, math.sin(angle)])
     moved = other + ((thing @ toward).max() - (other @ toward).min() + 0.02) * toward
     margin = rng.uniform(0.1, 0.3) * (high - low).max()
-    return moved[((moved > low - margin) & (moved < high + margin)).all(axis=1)]
+    piece: Points = moved[((moved > low - margin) & (moved < high + margin)).all(axis=1)]
+    return piece
 
 
 def _floor(thing: Points, count: int, rng: np.random.Generator) -> Points:
     """The floor within a box a little larger than ``thing``."""
     low, high = thing.min(axis=0), thing.max(axis=0)
     margin = rng.uniform(0.02, 0.2) * (high - low).max()
-    return rng.uniform(low - margin, high + margin, (count, 3)) * (1.0, 0.0, 1.0)
+    points: Points = rng.uniform(low - margin, high + margin, (count, 3)) * (1.0, 0.0, 1.0)
+    return points
 
 
-def _first(wait: Points, mask: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
+def _first(wait: Points, mask: Mask, count: int) -> NDArray[np.intp]:
     """Indices of the ``count`` smallest of ``wait`` within ``mask``, repeated where there are fewer."""
     index = np.flatnonzero(mask)
     if len(index) <= count:
         return np.resize(index, count)
-    return index[np.argpartition(wait[index], count)[:count]]
+    chosen: NDArray[np.intp] = index[np.argpartition(wait[index], count)[:count]]
+    return chosen

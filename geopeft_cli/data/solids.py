@@ -86,9 +86,10 @@ class Ellipsoid:
             sphere = rng.standard_normal((size, 3))
             sphere /= np.sqrt(np.einsum("ij,ij->i", sphere, sphere))[:, None]
             stretch = np.sqrt((sphere**2) @ radii**-2.0) * radii.min()
-            return sphere[rng.random(size) < stretch] * radii
+            kept: Points = sphere[rng.random(size) < stretch] * radii
+            return kept
 
-        return _collect(propose, count, 0.5)
+        return collect(propose, count, 0.5)
 
     def contains(self, points: Points) -> Mask:
         """(n, 3) -> (n,)."""
@@ -206,33 +207,6 @@ class Part:
         return self.solid.contains(local if self.rotation is None else local @ self.rotation)
 
 
-def scatter(parts: Sequence[Part], count: int, rng: np.random.Generator) -> Points:
-    """Draw ``count`` points uniform on the surfaces of all parts, those inside another part included, (count, 3)."""
-    return np.concatenate(_scatter(parts, count, rng))
-
-
-def sample_surface(parts: Sequence[Part], count: int, rng: np.random.Generator) -> Points:
-    """Draw ``count`` points uniform on the outer surface of the union of ``parts``, in random order, (count, 3)."""
-
-    def propose(size: int) -> Points:
-        clouds = _scatter(parts, size, rng)
-        points = np.concatenate(clouds)
-        owner = np.repeat(np.arange(len(parts)), [len(cloud) for cloud in clouds])
-        hidden = np.zeros(len(points), bool)
-        for index, part in enumerate(parts):
-            hidden |= part.contains(points) & (owner != index)
-        return rng.permutation(points[~hidden])
-
-    return _collect(propose, count, 0.8)
-
-
-def _scatter(parts: Sequence[Part], count: int, rng: np.random.Generator) -> list[Points]:
-    areas = np.array([part.area for part in parts])
-    return [
-        part.sample(int(n), rng) for part, n in zip(parts, rng.multinomial(count, areas / areas.sum()), strict=True)
-    ]
-
-
 def block(x: Span, y: Span, z: Span) -> Part:
     """A box that spans the three intervals."""
     size = x[1] - x[0], y[1] - y[0], z[1] - z[0]
@@ -295,14 +269,14 @@ def fill_polygon(polygon: Points, count: int, rng: np.random.Generator) -> Point
     """Draw ``count`` points uniform within ``polygon`` (m, 2), (count, 2)."""
     low, size = polygon.min(axis=0), np.ptp(polygon, axis=0)
 
-    def propose(size_: int) -> Points:
-        points = low + rng.random((size_, 2)) * size
+    def propose(number: int) -> Points:
+        points: Points = low + rng.random((number, 2)) * size
         return points[in_polygon(polygon, points)]
 
-    return _collect(propose, count, polygon_area(polygon) / float(size.prod()))
+    return collect(propose, count, polygon_area(polygon) / float(size.prod()))
 
 
-def _collect(propose: Callable[[int], Points], count: int, rate: float) -> Points:
+def collect(propose: Callable[[int], Points], count: int, rate: float) -> Points:
     """Ask for proposals until ``count`` are accepted; ``rate`` is the share expected to be."""
     kept = propose(int(1.1 * count / rate) + 8)
     while len(kept) < count:
@@ -313,7 +287,8 @@ def _collect(propose: Callable[[int], Points], count: int, rate: float) -> Point
 def _pick(weights: Points, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """Draw ``count`` indices in proportion to ``weights``; an index of weight zero never."""
     bounds = np.cumsum(weights)
-    return np.searchsorted(bounds, rng.random(count) * bounds[-1], side="right")
+    index: NDArray[np.intp] = np.searchsorted(bounds, rng.random(count) * bounds[-1], side="right")
+    return index
 
 
 def _between(start: Vector, stop: Vector) -> tuple[float, Vector, Points]:
