@@ -9,9 +9,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from geopeft_cli.recipe.types import Fraction, NonNegativeNumber, PositiveCount, PositiveNumber, Section
+from geopeft_cli.recipe.types import (
+    Count,
+    Fraction,
+    NonNegativeNumber,
+    PositiveCount,
+    PositiveNumber,
+    Section,
+    Switch,
+    Text,
+)
 
-Targets = Annotated[tuple[str, ...], Field(min_length=1)]
+Targets = Annotated[tuple[Text, ...], Field(min_length=1)]
 ALL_BLOCK_LAYERS: Targets = ("attention_in", "attention_out", "mlp_in", "mlp_out")
 
 
@@ -51,7 +60,7 @@ class LoRASettings(MethodSettings):
     rank: PositiveCount = 8
     alpha: PositiveNumber = 8.0
     dropout: Fraction = 0.0
-    rslora: bool = False
+    rslora: Switch = False
     targets: Targets = ALL_BLOCK_LAYERS
 
 
@@ -60,7 +69,7 @@ class MonarchSettings(MethodSettings):
 
     name: Literal["monarch"]
     blocks: PositiveCount = 8
-    bias: bool = False
+    bias: Switch = False
     dropout: Fraction = 0.0
     targets: Targets = ("attention_in", "mlp_in")
 
@@ -75,7 +84,7 @@ class MoSTSettings(MonarchSettings):
     neighbors: PositiveCount = 4
     eps: PositiveNumber = 0.05
     lam: NonNegativeNumber = 0.5
-    sides: Literal[0, 1, 2] = 2
+    sides: Annotated[Count, Field(le=2)] = 2
 
 
 MethodSection = Annotated[

@@ -10,7 +10,21 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from geopeft_cli.recipe.methods import MethodSection
-from geopeft_cli.recipe.types import Count, Fraction, NonNegativeNumber, Number, PositiveCount, PositiveNumber, Section
+from geopeft_cli.recipe.types import (
+    Count,
+    Device,
+    Fraction,
+    Name,
+    NonNegativeNumber,
+    Number,
+    PositiveCount,
+    PositiveNumber,
+    Section,
+    Sha256,
+    Switch,
+    Text,
+    mistake,
+)
 
 Augmentation = Literal[
     "scale_translate", "rotate_y", "rotate_y_batch", "rotate_z", "scale_small", "scale_shift", "jitter"
@@ -53,50 +67,53 @@ class FractionSplit(Section):
     validation: Fraction = 0.0
     test: Fraction = 0.2
 
+    @model_validator(mode="after")
+    def _leaves_training(self) -> FractionSplit:
+        if self.validation + self.test >= 1:
+            raise mistake("test", f"and validation leave nothing to train on: {self.test} + {self.validation}")
+        return self
+
 
 class FolderSplit(Section):
     """Folders named after the parts: ``train/chair/a.ply`` or ``chair/train/a.ply``."""
 
     by: Literal["folder"]
-    train: str = "train"
-    validation: str | None = None
-    test: str = "test"
+    train: Text = "train"
+    validation: Text | None = None
+    test: Text = "test"
 
 
 class ListSplit(Section):
     """Text files that list clouds, one path below ``root`` a line, with the class after it or in the folder name."""
 
     by: Literal["list"]
-    train: str
-    validation: str | None = None
-    test: str
+    train: Text
+    validation: Text | None = None
+    test: Text
 
 
 class FieldSplit(Section):
     """A boolean array of a packed file that marks the test clouds; ``validation`` is taken from the rest by class."""
 
     by: Literal["field"]
-    field: str = "is_test"
+    field: Text = "is_test"
     validation: Fraction = 0.0
-
-
-Split = Annotated[FractionSplit | FolderSplit | ListSplit | FieldSplit, Field(discriminator="by")]
 
 
 class FolderData(DataSettings):
     """Clouds and meshes of the user's own, in class folders or named by list files."""
 
     format: Literal["folder"]
-    root: str
-    split: Split = FractionSplit(by="fraction")
+    root: Text
+    split: Annotated[FractionSplit | FolderSplit | ListSplit, Field(discriminator="by")] = FractionSplit(by="fraction")
 
 
 class PackedData(DataSettings):
     """One ``.npz`` file: ``points`` (clouds, n, 3) or (sum n, 3) with ``offset``, ``label``, and ``classes``."""
 
     format: Literal["packed"]
-    path: str
-    split: Split = FractionSplit(by="fraction")
+    path: Text
+    split: Annotated[FractionSplit | FieldSplit, Field(discriminator="by")] = FractionSplit(by="fraction")
 
 
 DataSection = Annotated[ShapesData | FolderData | PackedData, Field(discriminator="format")]
@@ -111,8 +128,8 @@ class BackboneSection(Section):
     """
 
     name: Literal["point_mae"] = "point_mae"
-    checkpoint: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    checkpoint: Text
+    sha256: Sha256 | None = None
     groups: PositiveCount = 64
     group_size: PositiveCount = 32
     width: PositiveCount | None = None
@@ -121,12 +138,20 @@ class BackboneSection(Section):
     drop_path: Fraction = 0.1
     near_origin: Literal["skip", "keep"] = "skip"
 
+    @model_validator(mode="after")
+    def _downloads_are_verified(self) -> BackboneSection:
+        if self.checkpoint.startswith("http://"):
+            raise mistake("checkpoint", "must be an https:// address, is http://")
+        if self.checkpoint.startswith("https://") and self.sha256 is None:
+            raise mistake("checkpoint", "is a download and needs the key 'backbone.sha256' beside it")
+        return self
+
 
 class FusionSettings(Section):
     """Multi-layer feature fusion before the head (MoST): ``layers`` evenly spaced blocks, 0 for none."""
 
     layers: Count = 0
-    affine: bool = False
+    affine: Switch = False
 
 
 class ClassificationTask(Section):
@@ -161,12 +186,12 @@ class TrainingSection(Section):
     clip_norm: PositiveNumber | None = 10.0
     accumulation: PositiveCount = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    device: str = "auto"
+    device: Device = "auto"
     threads: PositiveCount | None = None
     select: Literal["last", "best_validation", "best_test"] = "last"
     evaluate_every: PositiveCount = 1
     checkpoint_every: PositiveCount = 1
-    tensorboard: bool = False
+    tensorboard: Switch = False
 
 
 class EvaluationSection(Section):
@@ -188,7 +213,7 @@ class Published(Section):
 class Recipe(Section):
     """One experiment."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     description: str = ""
     seed: Count = 0
     data: DataSection
@@ -202,7 +227,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _splits_exist(self) -> Recipe:
         if self.training.select == "best_validation" and not _has_validation(self.data):
-            raise ValueError("training.select: best_validation needs a validation split; give data one")
+            raise mistake("training.select", "is best_validation, but the data section has no validation split")
+        if self.evaluation.split == "validation" and not _has_validation(self.data):
+            raise mistake("evaluation.split", "is validation, but the data section has no validation split")
         return self
 
 

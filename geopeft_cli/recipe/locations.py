@@ -1,0 +1,42 @@
+"""Make a recipe independent of the directory that it was started in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from geopeft_cli.recipe.schema import FolderData, ListSplit, PackedData, Recipe, ShapesData
+
+
+def resolve_paths(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths: relative ones start at the current directory, ``~`` is the home directory.
+
+    Lists of a split stay as they are: they are relative to ``data.root``.
+    """
+    backbone = recipe.backbone
+    if is_local(backbone.checkpoint):
+        backbone = backbone.model_copy(update={"checkpoint": _absolute(backbone.checkpoint)})
+    return recipe.model_copy(update={"data": _resolve_data(recipe.data), "backbone": backbone})
+
+
+def is_local(checkpoint: str) -> bool:
+    """Whether a checkpoint is a path, not an address (``https://``, ``hf://``) or ``embedded:NAME``."""
+    return "://" not in checkpoint and not checkpoint.startswith("embedded:")
+
+
+def _resolve_data(data: ShapesData | FolderData | PackedData) -> ShapesData | FolderData | PackedData:
+    if isinstance(data, FolderData):
+        update: dict[str, Any] = {"root": _absolute(data.root)}
+        if isinstance(data.split, ListSplit):
+            lists = {part: getattr(data.split, part) for part in ("train", "validation", "test")}
+            homes = {part: os.path.expanduser(path) for part, path in lists.items() if path is not None}
+            update["split"] = data.split.model_copy(update=homes)
+        return data.model_copy(update=update)
+    if isinstance(data, PackedData):
+        return data.model_copy(update={"path": _absolute(data.path)})
+    return data
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())
