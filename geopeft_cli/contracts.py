@@ -34,7 +34,8 @@ class Site:
         name: the official module path, for example ``blocks.blocks.0.attn.qkv``.
         role: what the layer does, the same word on every backbone.
         block: index of the transformer block that holds it, -1 outside the blocks.
-        level: index into ``Geometry.levels`` of the tokens that flow through it.
+        level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
+            sequence of tokens (patch encoder, position encoding).
         owner: the module that holds the layer.
         attribute: the name under which ``owner`` holds it.
     """
@@ -42,7 +43,7 @@ class Site:
     name: str
     role: Role
     block: int
-    level: int
+    level: int | None
     owner: nn.Module
     attribute: str
 
@@ -67,6 +68,18 @@ class Wrapper(nn.Module):
         self.base = base
 
 
+class Calibration(ABC):
+    """What a layer learns from clouds about how well its approximate merge modes do."""
+
+    @abstractmethod
+    def add(self, x: Tensor) -> None:
+        """Take the tokens that reach the layer during a forward pass of the unmerged model."""
+
+    @abstractmethod
+    def error(self, mode: str, held_back: Calibration) -> float:
+        """|update - merged update| / |update| of a mode fitted on this one's tokens, on those of another."""
+
+
 class Foldable(Wrapper):
     """A wrapper around a dense layer whose update can, in some modes, be added to the base weight.
 
@@ -82,12 +95,16 @@ class Foldable(Wrapper):
     def approximate_modes(self) -> tuple[str, ...]:
         return ()
 
+    def calibration(self) -> Calibration:
+        """An empty record for the approximate modes; layers without such modes have none."""
+        raise NotImplementedError
+
     @abstractmethod
-    def folded(self, mode: str) -> nn.Module:
-        """The module that takes this wrapper's place after merging in ``mode``.
+    def folded(self, mode: str, calibration: Calibration | None = None) -> nn.Module:
+        """The module that takes this wrapper's place after merging in ``mode``, one of its modes.
 
         Raises:
-            MergeError: the mode is not among those of this wrapper, or a tensor is not finite.
+            MergeError: a tensor is not finite, or the base layer cannot take the update.
         """
 
 
@@ -179,6 +196,23 @@ class Tokens:
         return features[:, first:]
 
 
+@dataclass(frozen=True)
+class CheckpointLayout:
+    """How official files name the tensors of a backbone.
+
+    Attributes:
+        prefix: what a pre-training file puts before the backbone's own names.
+        ignored: beginnings of names in a pre-training file that the backbone does not use.
+        fresh: parameters of the backbone that a pre-training file does not hold.
+        head: beginning of the names of the classification head in a fine-tuned file.
+    """
+
+    prefix: str
+    ignored: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
+    head: str = "cls_head_finetune."
+
+
 class Backbone(nn.Module, ABC):
     """A pre-trained network under its official parameter names, and the root module of everything built on it.
 
@@ -187,12 +221,14 @@ class Backbone(nn.Module, ABC):
         depth: number of blocks.
         width: channels C of a token.
         feature_width: channels of the pooled feature that the head reads.
-        head_layout: layout of the official classification head, a key of ``tasks.heads``.
+        head_layout: layout of the official classification head, a key of ``tasks.heads.HEADS``.
+        layout: how its official checkpoints name the tensors.
         token_names: parameters that a pre-training checkpoint may lack and every recipe may train
             (class token and its position).
     """
 
     name: ClassVar[str]
+    layout: ClassVar[CheckpointLayout]
     head_layout: ClassVar[str]
     token_names: ClassVar[tuple[str, ...]] = ()
     depth: int

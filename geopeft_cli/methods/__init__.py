@@ -1,0 +1,23 @@
+"""Methods by recipe name. Adding one: a file here, a line here, its settings in ``recipe/methods.py``, a docs page."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from geopeft_cli.contracts import Method
+
+METHODS = {
+    "full": "geopeft_cli.methods.full:FullFineTuning",
+    "linear_probe": "geopeft_cli.methods.linear_probe:LinearProbe",
+    "bitfit": "geopeft_cli.methods.bitfit:BitFit",
+    "lora": "geopeft_cli.methods.lora:LoRA",
+    "monarch": "geopeft_cli.methods.most:Monarch",
+    "most": "geopeft_cli.methods.most:MoST",
+}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class behind a recipe name, imported now."""
+    module, _, attribute = METHODS[name].partition(":")
+    found: type[Method] = getattr(import_module(module), attribute)
+    return found

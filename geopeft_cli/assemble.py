@@ -1,0 +1,162 @@
+"""From a recipe, or from an adapter, to a model and its data: the only room that sees all the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geopeft_cli.adapters.directory import StoredAdapter, load_adapter
+from geopeft_cli.backbones import backbone_class
+from geopeft_cli.backbones.checkpoint import Checkpoint, infer_sizes, load_backbone, load_head, read_checkpoint
+from geopeft_cli.contracts import Backbone, Method, Task
+from geopeft_cli.data.batches import Batches
+from geopeft_cli.data.clouds import CloudSet, Splits
+from geopeft_cli.data.preparation import Preparation
+from geopeft_cli.data.sources import splits_for
+from geopeft_cli.errors import AdapterError, UsageError
+from geopeft_cli.methods import method_class
+from geopeft_cli.recipe.schema import Recipe
+from geopeft_cli.tasks import task_class
+
+PREPARATION = ("points", "normalize", "sampling", "augment", "on_error")
+
+
+@dataclass
+class Experiment:
+    """A recipe made real: the backbone is the root module, with the method's layers and the task's head in it."""
+
+    recipe: Recipe
+    model: Backbone
+    method: Method
+    task: Task
+    checkpoint: Checkpoint
+    fresh: tuple[str, ...]
+
+    @property
+    def trainable_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def total_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def load_splits(recipe: Recipe) -> Splits:
+    """The clouds of a recipe, in parts."""
+    values = recipe.data.model_dump()
+    source = {key: value for key, value in values.items() if key not in PREPARATION}
+    if recipe.data.format == "folder":
+        source |= {"points": recipe.data.points, "on_error": recipe.data.on_error}
+    if recipe.data.format == "shapes":
+        source |= {"points": recipe.data.points}
+    else:
+        source |= {"seed": recipe.seed}
+    return splits_for(**source)
+
+
+def make_batches(recipe: Recipe, clouds: CloudSet, purpose: str, *, training: bool, batch_size: int) -> Batches:
+    """Batches of prepared clouds; ``purpose`` names the part and keys its random draws."""
+    data = recipe.data
+    preparation = Preparation(data.points, data.normalize, data.sampling, recipe.backbone.near_origin)
+    return Batches(
+        clouds,
+        preparation,
+        batch_size=batch_size,
+        seed=recipe.seed,
+        augment=data.augment if training else (),
+        training=training,
+        purpose=purpose,
+    )
+
+
+def build(recipe: Recipe, classes: Sequence[str]) -> Experiment:
+    """The model of a recipe: checkpoint, method, head, and what trains. Draws from torch's seeded generator.
+
+    Raises:
+        UsageError, CheckpointError: what the recipe asks for is not there or does not fit.
+    """
+    section = recipe.backbone
+    kind = backbone_class(section.name)
+    checkpoint = read_checkpoint(section.checkpoint, section.name, kind.layout, section.sha256)
+    sizes = infer_sizes(checkpoint, {"width": section.width, "depth": section.depth, "heads": section.heads})
+    options = {name: getattr(section, name) for name in ("groups", "group_size", "drop_path", "near_origin")}
+    torch.manual_seed(recipe.seed)
+    backbone = kind(**sizes, **options)
+    if recipe.data.points < max(section.groups, section.group_size):
+        raise UsageError(
+            f"data.points: {recipe.data.points} is fewer than backbone.groups {section.groups} "
+            f"or backbone.group_size {section.group_size}"
+        )
+    fresh = load_backbone(backbone, checkpoint)
+    backbone.requires_grad_(False)
+    method = _make_method(recipe)
+    method.attach(backbone)
+    task_values = recipe.task.model_dump(exclude={"name", "head_from"})
+    task = task_class(recipe.task.name)(classes=classes, **task_values)  # type: ignore[call-arg]
+    task.attach(backbone)
+    if recipe.task.head_from == "checkpoint":
+        load_head(backbone, checkpoint)
+    if _tokens_train(recipe, method, fresh):
+        for name in backbone.token_names:
+            backbone.get_parameter(name).requires_grad_(True)
+    return Experiment(recipe, backbone, method, task, checkpoint, fresh)
+
+
+def rebuild(recipe: Recipe, adapter: StoredAdapter) -> Experiment:
+    """The model of an adapter, on its base.
+
+    Args:
+        recipe: the adapter's own, perhaps with another checkpoint location or other data.
+        adapter: as read.
+
+    Raises:
+        AdapterError: the base is another one, or the tensors do not fit.
+    """
+    manifest = adapter.manifest
+    if manifest is None:
+        raise AdapterError(f"{adapter.folder} has no record of geopeft")
+    experiment = build(recipe, manifest.classes)
+    if experiment.checkpoint.sha256 != manifest.base_sha256:
+        raise AdapterError(
+            f"{adapter.folder} was made for a base with SHA-256 {manifest.base_sha256[:12]}…, "
+            f"{experiment.checkpoint.location} has {experiment.checkpoint.sha256[:12]}…",
+            "Give its own base with backbone.checkpoint=PATH.",
+        )
+    load_adapter(experiment.model, adapter.tensors, experiment.fresh, str(adapter.folder))
+    experiment.model.eval()
+    return experiment
+
+
+def _make_method(recipe: Recipe) -> Method:
+    values: Mapping[str, Any] = recipe.method.model_dump(exclude={"name", "tokens"})
+    return method_class(recipe.method.name)(**values)
+
+
+def _tokens_train(recipe: Recipe, method: Method, fresh: Sequence[str]) -> bool:
+    if recipe.method.tokens != "auto":
+        return recipe.method.tokens == "train"
+    return method.trains_tokens == "always" or bool(fresh)
+
+
+def find_adapter(path: Path) -> Path:
+    """The adapter directory of a run or of an adapter given as such.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for folder in (path, path / "adapter"):
+        if (folder / "adapter_config.json").is_file():
+            return folder
+    if not path.exists():
+        raise UsageError(f"no run or adapter at {path}")
+    unfinished = (path / "checkpoints").is_dir()
+    raise UsageError(
+        f"{path} holds no adapter",
+        "The run is not finished: continue it with geopeft finetune RECIPE --output DIR --resume."
+        if unfinished
+        else "Give a run folder or an adapter directory.",
+    )

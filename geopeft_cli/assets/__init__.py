@@ -1,0 +1,1 @@
+"""Files that ship with the package: recipes (in a wheel), the embedded checkpoint, and the script that made it."""

@@ -1,0 +1,170 @@
+"""From the tensors of a file to a backbone: sizes, key map, strict loading both ways, and a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geopeft_cli.backbones.files import locate, read_metadata, read_tensors
+from geopeft_cli.backbones.layouts import Identity, identify, strip_wrappers
+from geopeft_cli.contracts import Backbone, CheckpointLayout, load_official_state, official_state
+from geopeft_cli.errors import CheckpointError, UsageError
+
+SETTINGS_KEY = "geopeft_backbone"  # in the header of our own safetensors files
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been read and understood, under the backbone's own names.
+
+    Attributes:
+        location: what the recipe says.
+        path: the local file.
+        identity: what the file holds.
+        backbone: tensors of the backbone.
+        head: tensors of a classification head, under ``cls_head_finetune.``; empty for pre-training files.
+        unused: names in the file that are neither.
+        settings: the backbone's settings, where the file records them.
+        layout: how official files name this backbone's tensors.
+    """
+
+    location: str
+    path: Path
+    identity: Identity
+    backbone: dict[str, Tensor]
+    head: dict[str, Tensor]
+    unused: tuple[str, ...]
+    settings: dict[str, Any]
+    layout: CheckpointLayout
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the backbone's tensors, whatever file they came in."""
+        return fingerprint(self.backbone)
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and float32 values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        values = tensor.float() if tensor.is_floating_point() else tensor.to(torch.int64)
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(values.contiguous().numpy())  # type: ignore[arg-type]
+    return digest.hexdigest()
+
+
+def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: str | None = None) -> Checkpoint:
+    """Find, read and map a checkpoint for the backbone ``name``.
+
+    Raises:
+        UsageError: the location leads nowhere.
+        CheckpointError: the file is damaged, unsafe, or holds another network.
+    """
+    path = locate(location, sha256)
+    tensors = {strip_wrappers(key): tensor for key, tensor in read_tensors(path).items()}
+    identity = identify(tensors)
+    if identity.backbone != name:
+        raise CheckpointError(
+            f"{path}: no key matches {name}; it looks like {identity.title}",
+            f"First keys: {', '.join(sorted(tensors)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
+        )
+    if any(key.startswith(layout.prefix) for key in tensors):
+        own = {key.removeprefix(layout.prefix): t for key, t in tensors.items() if key.startswith(layout.prefix)}
+        rest = [key for key in tensors if not key.startswith((layout.prefix, *layout.ignored))]
+        head: dict[str, Tensor] = {}
+    else:
+        own = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.head)}
+        head = {key: tensor for key, tensor in tensors.items() if key.startswith(layout.head)}
+        rest = []
+    settings = json.loads(read_metadata(path).get(SETTINGS_KEY, "{}"))
+    return Checkpoint(location, path, identity, own, head, tuple(rest), settings, layout)
+
+
+def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict[str, int]:
+    """Width, depth and heads of a plain ViT from a checkpoint, checked against those that the recipe gives.
+
+    The number of heads is not in the shapes: it is the recipe's, the file's own record, or one for 64 channels.
+
+    Raises:
+        CheckpointError: the recipe asks for another size than the file has.
+        UsageError: the number of heads cannot be told or does not divide the width.
+    """
+    width, depth = checkpoint.identity.width, checkpoint.identity.depth
+    if width is None or depth is None:
+        raise CheckpointError(f"{checkpoint.path} holds no transformer blocks", "It is not a whole checkpoint.")
+    for name, found in (("width", width), ("depth", depth)):
+        if asked.get(name) not in (None, found):
+            raise CheckpointError(
+                f"{checkpoint.path} has {name} {found}, the recipe asks for {asked[name]}",
+                f"Leave backbone.{name} out to take the file's, or use another checkpoint.",
+            )
+    heads = asked.get("heads") or checkpoint.settings.get("heads") or (width // 64 if width % 64 == 0 else None)
+    if heads is None:
+        raise UsageError(f"backbone.heads: width {width} does not tell the number of heads", "Give backbone.heads.")
+    if width % heads:
+        raise UsageError(f"backbone.heads: {heads} does not divide the width {width}")
+    return {"width": width, "depth": depth, "heads": int(heads)}
+
+
+def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Copy a checkpoint into a backbone that has no head yet, strictly both ways.
+
+    Returns:
+        Names of the parameters that the file does not hold and may lack; they keep their initial values.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, mis-shaped, or not finite.
+    """
+    own = official_state(backbone)
+    fresh = tuple(name for name in checkpoint.layout.fresh if name not in checkpoint.backbone)
+    problems = [
+        *_listed("missing", (name for name in own if name not in checkpoint.backbone and name not in fresh)),
+        *_listed("unexpected", (*(name for name in checkpoint.backbone if name not in own), *checkpoint.unused)),
+        *_listed(
+            "of another shape",
+            (
+                f"{name} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
+                for name, tensor in checkpoint.backbone.items()
+                if name in own and tensor.shape != own[name].shape
+            ),
+        ),
+        *_listed("not finite", (name for name, tensor in checkpoint.backbone.items() if not tensor.isfinite().all())),
+    ]
+    if problems:
+        raise CheckpointError(f"{checkpoint.path} does not fit {backbone.name}: " + "; ".join(problems))
+    load_official_state(backbone, checkpoint.backbone)
+    return fresh
+
+
+def load_head(backbone: Backbone, checkpoint: Checkpoint) -> None:
+    """Copy the head of a fine-tuned checkpoint.
+
+    Raises:
+        CheckpointError: the file has no head, or one for other classes or of another layout.
+    """
+    own = {key: tensor for key, tensor in official_state(backbone).items() if key.startswith(checkpoint.layout.head)}
+    found = checkpoint.head
+    if not found:
+        raise CheckpointError(f"{checkpoint.path} has no head", "Use task.head_from: fresh.")
+    if {key: tensor.shape for key, tensor in found.items()} != {key: tensor.shape for key, tensor in own.items()}:
+        raise CheckpointError(
+            f"{checkpoint.path} has a head for {checkpoint.identity.classes} classes that does not fit the task's",
+            "Use task.head_from: fresh, or data with the same classes.",
+        )
+    load_official_state(backbone, found)
+
+
+def _listed(what: str, names: Iterable[str], most: int = 4) -> list[str]:
+    found = list(names)
+    if not found:
+        return []
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return [f"{what}: {', '.join(found[:most])}{more}"]

@@ -1,0 +1,198 @@
+"""Finding a checkpoint (path, https, Hugging Face hub, embedded) and reading its tensors without running anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+import struct
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from geopeft_cli.errors import CheckpointError, UsageError
+
+CONTAINERS = ("model", "base_model", "model_state_dict", "state_dict")  # the order in which released loaders look
+
+
+def locate(location: str, sha256: str | None = None) -> Path:
+    """The local file behind a checkpoint location; downloads are kept in the user's cache.
+
+    Args:
+        location: a path, ``https://...``, ``hf://owner/repo/file`` or ``embedded:NAME``.
+        sha256: expected digest of the file, required for ``https://``.
+
+    Raises:
+        UsageError: nothing is there, or an https location has no digest.
+        CheckpointError: the download failed, or the file has another digest.
+    """
+    if location.startswith("embedded:"):
+        return _embedded(location.removeprefix("embedded:"))
+    if location.startswith("hf://"):
+        path = _from_hub(location)
+    elif location.startswith("https://"):
+        if sha256 is None:
+            raise UsageError(
+                f"backbone.checkpoint: {location} needs its digest", "Add backbone.sha256, the SHA-256 of the file."
+            )
+        path = _downloaded(location, sha256)
+    elif "://" in location:
+        raise UsageError(
+            f"backbone.checkpoint: cannot read {location}",
+            "Use a path, https://... with backbone.sha256, hf://owner/repo/file, or embedded:NAME.",
+        )
+    else:
+        path = Path(location).expanduser()
+        if not path.is_file():
+            raise UsageError(f"backbone.checkpoint: no file {path}", "Give the path of a checkpoint that exists.")
+    if sha256 is not None and _digest(path) != sha256:
+        raise CheckpointError(f"{path} has SHA-256 {_digest(path)}, the recipe says {sha256}", "It is another file.")
+    return path
+
+
+def _embedded(name: str) -> Path:
+    folder = Path(str(resources.files("geopeft_cli") / "assets"))
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        known = ", ".join(sorted(entry.stem for entry in folder.glob("*.safetensors")))
+        raise UsageError(f"backbone.checkpoint: no embedded checkpoint {name!r}", f"There is: {known}.")
+    return path
+
+
+def _from_hub(location: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    parts = location.removeprefix("hf://").split("/")
+    if len(parts) < 3 or not all(parts):
+        raise UsageError(f"backbone.checkpoint: {location} is not of the form hf://owner/repo/file")
+    try:
+        return Path(hf_hub_download(repo_id="/".join(parts[:2]), filename="/".join(parts[2:])))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{location} could not be fetched: {str(error).splitlines()[0]}",
+            "Check the name and the network, or download the file and give its path.",
+        ) from None
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``GEOPEFT_CACHE``, else ``geopeft`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("GEOPEFT_CACHE") or Path(base) / "geopeft").expanduser()
+
+
+def _downloaded(url: str, sha256: str) -> Path:
+    target = cache_folder() / f"{sha256[:16]}-{url.rsplit('/', 1)[-1] or 'checkpoint'}"
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as partial:
+        try:
+            with urllib.request.urlopen(url, timeout=60) as response:
+                shutil.copyfileobj(response, partial)
+            partial.close()
+            found = _digest(Path(partial.name))
+            if found != sha256:
+                raise CheckpointError(f"{url} has SHA-256 {found}, the recipe says {sha256}", "It is another file.")
+            os.replace(partial.name, target)
+        except (urllib.error.URLError, OSError) as error:
+            raise CheckpointError(f"{url} could not be fetched: {error}", "Check the address and the network.") from None
+        finally:
+            Path(partial.name).unlink(missing_ok=True)
+    return target
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a ``.pth`` or safetensors checkpoint under the names in the file, on the CPU.
+
+    Containers of training scripts are opened; optimizer state is not read. Pickles are read with a list of
+    allowed types, so that nothing in the file is executed.
+
+    Raises:
+        CheckpointError: damaged, holding code, or without tensors.
+    """
+    if _is_safetensors(path):
+        return _read_safetensors(path)
+    content = _read_pickle(path)
+    for container in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
+            content = content[container]
+            break
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors", f"Expected a state dict, bare or under {', '.join(CONTAINERS)}.")
+    return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The string pairs in the header of a safetensors file; empty for other files."""
+    if not _is_safetensors(path):
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}", "Copy or download it again.") from None
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(9)
+    return path.suffix == ".safetensors" or (
+        len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < path.stat().st_size
+    )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}", "Copy or download it again.") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    is_zip = zipfile.is_zipfile(path)
+    try:
+        with torch.serialization.safe_globals(_numpy_types()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        unsafe = re.search(r"(?:GLOBAL|global|function) ([\w.]+)", str(error))
+        if unsafe is None or "Unsupported operand" in str(error):
+            raise CheckpointError(f"{path} is not a checkpoint that torch can read", "Copy or download it again.") from None
+        raise CheckpointError(
+            f"{path} wants to run {unsafe[1]} on loading; nothing of it was run",
+            "Only tensors and plain values are read. If you trust the file, convert it yourself to safetensors.",
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is damaged: {reason}", "Copy or download it again.") from None
+
+
+def _numpy_types() -> list[Any]:
+    """What metrics saved as numpy scalars need, under the module names of numpy 1 and of numpy 2."""
+    scalar = np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar  # type: ignore[attr-defined]
+    dtypes = {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")}
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, *dtypes]

@@ -1,0 +1,109 @@
+"""The plain pre-norm transformer that the point-cloud ViTs share, under their official parameter names."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geopeft_cli.contracts import Role, Site
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: one Bernoulli draw a sample, kept samples divided by the keep probability (Huang et al., 2016).
+
+    Args:
+        rate: probability of dropping the branch, only in training mode.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        return x * mask.div_(keep)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a fused projection without bias: (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """Two layers with an exact GELU between them: (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """x + attention(norm1 x), then x + feed-forward(norm2 x), each branch under stochastic depth."""
+
+    def __init__(self, width: int, heads: int, drop_path: float, ratio: int = 4) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = FeedForward(width, ratio * width)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+
+class Trunk(nn.Module):
+    """A stack of blocks under the two-level name ``blocks.blocks``. The position is added anew before every block.
+
+    Args:
+        drop_path: rate of the last block; it grows linearly from 0 at the first.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, drop_path: float) -> None:
+        super().__init__()
+        rates = torch.linspace(0, drop_path, depth).tolist()
+        self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in rates)
+
+    def forward(self, x: Tensor, position: Tensor, layers: tuple[int, ...] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+        """(B, T, C) and its position of the same shape -> the last output, and the outputs of ``layers``."""
+        kept = {}
+        for index, block in enumerate(self.blocks):
+            x = block(x + position)
+            if index in layers:
+                kept[index] = x
+        return x, kept
+
+
+_LAYERS: tuple[tuple[str, str, Role], ...] = (
+    ("attn", "qkv", "attention_in"),
+    ("attn", "proj", "attention_out"),
+    ("mlp", "fc1", "mlp_in"),
+    ("mlp", "fc2", "mlp_out"),
+)
+
+
+def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0) -> list[Site]:
+    """The four dense layers of every block, in the order of the forward pass."""
+    return [
+        Site(f"{prefix}.{index}.{part}.{layer}", role, index, level, getattr(block, part), layer)
+        for index, block in enumerate(blocks)
+        for part, layer, role in _LAYERS
+    ]

@@ -1,0 +1,68 @@
+"""Monarch matrices: two block-diagonal factors with a stride permutation between them (Dao et al., ICML 2022)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from geopeft_cli.errors import UsageError
+
+
+class MonarchFactors(nn.Module):
+    """The map x -> P L P^T R x from ``in`` to ``out`` channels, with L zero at the start.
+
+    With b blocks, p = ceil(in / b), s = ceil(out / b), q = min(p, s): ``blkdiag1`` (R) is (b, q, p), ``blkdiag2``
+    (L) is (b, s, q), and ``bias`` (out,) is optional. Sizes that b does not divide are padded with zeros at the
+    end. Names, shapes and index order are those of the code released with MoST.
+
+    Raises:
+        UsageError: more blocks than channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, bias: bool = False) -> None:
+        super().__init__()
+        if blocks > min(inputs, outputs):
+            raise UsageError(
+                f"method.blocks: {blocks} blocks do not fit a layer of {inputs} -> {outputs} channels",
+                f"At most {min(inputs, outputs)}.",
+            )
+        self.inputs, self.outputs, self.blocks = inputs, outputs, blocks
+        p, s = math.ceil(inputs / blocks), math.ceil(outputs / blocks)
+        q = min(p, s)
+        self.blkdiag1 = nn.Parameter(torch.empty(blocks, q, p).uniform_(-1 / math.sqrt(p), 1 / math.sqrt(p)))
+        self.blkdiag2 = nn.Parameter(torch.zeros(blocks, s, q))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out), without the bias, which belongs behind K-Rectify."""
+        b, q, p = self.blkdiag1.shape
+        rows = x.flatten(0, -2)
+        if b * p != self.inputs:
+            rows = nn.functional.pad(rows, (0, b * p - self.inputs))
+        hidden = torch.bmm(rows.unflatten(1, (b, p)).transpose(0, 1), self.blkdiag1.mT)  # (b, rows, q)
+        # the same numbers of a row, read as (q, b) instead of (b, q): the stride permutation
+        hidden = hidden.transpose(0, 1).flatten(1).unflatten(1, (q, b)).permute(2, 0, 1)
+        result = torch.bmm(hidden, self.blkdiag2.mT)  # (b, rows, s)
+        return result.permute(1, 2, 0).flatten(1)[:, : self.outputs].unflatten(0, x.shape[:-1])
+
+    @torch.no_grad()
+    def dense(self) -> Tensor:
+        """The matrix, float64 (out, in)."""
+        identity = torch.eye(self.inputs, dtype=torch.float64, device=self.blkdiag1.device)
+        double = MonarchFactors(self.inputs, self.outputs, self.blocks).to(identity)
+        double.blkdiag1.copy_(self.blkdiag1)
+        double.blkdiag2.copy_(self.blkdiag2)
+        return double(identity).mT
+
+    @property
+    def nonzero_fraction(self) -> float:
+        """Share of the dense matrix that is not structurally zero: min(1, q / b)."""
+        return min(1.0, self.blkdiag1.shape[1] / self.blocks)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Channels added to (in, out) so that the blocks divide them."""
+        b, _, p = self.blkdiag1.shape
+        return b * p - self.inputs, b * self.blkdiag2.shape[1] - self.outputs

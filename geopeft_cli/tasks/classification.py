@@ -1,0 +1,83 @@
+"""Shape classification: one label a cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from geopeft_cli.contracts import Backbone, Task
+from geopeft_cli.tasks.fusion import Fusion
+from geopeft_cli.tasks.heads import HEADS
+
+
+class Classification(Task):
+    """Cross entropy on the official head of the backbone, or on a single linear layer.
+
+    Args:
+        classes: class names, in the order of the labels.
+        head: ``mlp`` (the official head) or ``linear``.
+        label_smoothing: eps; the class gets 1 - eps and every other class eps / (n - 1), as the released code has it.
+        fusion: ``layers`` and ``affine`` of the multi-layer feature fusion; 0 layers for none.
+    """
+
+    name: ClassVar[str] = "classification"
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        head: Literal["mlp", "linear"] = "mlp",
+        label_smoothing: float = 0.0,
+        fusion: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.classes = tuple(classes)
+        self.head = head
+        self.label_smoothing = label_smoothing
+        self.fusion = dict(fusion or {"layers": 0, "affine": False})
+        self.head_names = ("cls_head_finetune", "fusion") if self.fusion["layers"] else ("cls_head_finetune",)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "classes": list(self.classes),
+            "head": self.head,
+            "label_smoothing": self.label_smoothing,
+            "fusion": self.fusion,
+        }
+
+    def attach(self, backbone: Backbone) -> None:
+        layout = backbone.head_layout if self.head == "mlp" else "linear"
+        backbone.cls_head_finetune = HEADS[layout](backbone.feature_width, len(self.classes))
+        if self.fusion["layers"]:
+            backbone.fusion = Fusion(backbone.width, backbone.depth, **self.fusion)
+        backbone.task = self
+
+    def predict(self, backbone: Backbone, points: Tensor) -> Tensor:
+        head = backbone.get_submodule("cls_head_finetune")
+        if not self.fusion["layers"]:
+            logits: Tensor = head(backbone.pool(backbone.encode(points)))
+            return logits
+        fusion = backbone.get_submodule("fusion")
+        assert isinstance(fusion, Fusion)
+        tokens = backbone.encode(points, fusion.layers)
+        logits = head(backbone.pool(tokens, fusion(tokens)))
+        return logits
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        count = logits.shape[1]
+        # torch spreads eps over all n classes, the field over the other n - 1
+        eps = self.label_smoothing * count / (count - 1) if count > 1 else 0.0
+        return F.cross_entropy(logits.float(), labels, label_smoothing=eps)
+
+    def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """Overall accuracy, and the mean over the classes present of their recall, both in percent."""
+        predicted = logits.argmax(dim=1)
+        total = torch.bincount(labels, minlength=len(self.classes))
+        correct = torch.bincount(labels[predicted == labels], minlength=len(self.classes))
+        present = total > 0
+        return {
+            "accuracy": 100.0 * float(correct.sum()) / len(labels),
+            "mean_class_accuracy": 100.0 * float((correct[present].double() / total[present]).mean()),
+        }
