@@ -28,8 +28,8 @@ def scale_small(points: Float32, generator: np.random.Generator) -> Float32:
 
 def scale_shift(points: Float32, generator: np.random.Generator) -> Float32:
     """Scale all axes by one U(0.8, 1.25), then shift by U(-0.1, 0.1) per axis (segmentation)."""
-    scale = np.float32(generator.uniform(0.8, 1.25))
-    return points * scale + _per_axis(generator, -0.1, 0.1)
+    scaled: Float32 = points * np.float32(generator.uniform(0.8, 1.25))
+    return scaled + _per_axis(generator, -0.1, 0.1)
 
 
 def rotate_y(points: Float32, generator: np.random.Generator) -> Float32:

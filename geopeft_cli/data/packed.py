@@ -1,0 +1,168 @@
+"""Many clouds in one ``.npz`` file.
+
+``points`` is (M, n, 3), or (sum n, 3) with ``offset``: the M ends of the clouds, or these after a leading 0.
+``label`` is (M,), integers. ``classes``, the names of the labels, is optional, and so is a boolean array (M,) that
+marks the test clouds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geopeft_cli.data.clouds import Cloud, Labels, Splits, Subset
+from geopeft_cli.data.formats.arrays import load_numpy
+from geopeft_cli.data.splitting import fractions, require_trained, split_way, stratified
+from geopeft_cli.errors import DataError, UsageError
+
+
+def packed_splits(path: str | Path, split: Mapping[str, Any], seed: int) -> Splits:
+    """The parts of a packed file.
+
+    Args:
+        path: the ``.npz`` file.
+        split: ``{"by": "fraction", "validation": 0.0, "test": 0.2}``, or
+            ``{"by": "field", "field": "is_test", "validation": 0.0}``.
+        seed: of what is drawn at random.
+
+    Raises:
+        DataError: the file is missing, damaged, or not as described above; the message names file and array.
+        UsageError: the split does not go with packed files, or leaves a part empty.
+    """
+    path = Path(path)
+    way = split_way(split, ("fraction", "field"), "packed")
+    arrays = _load(path)
+    clouds = PackedClouds(path, arrays)
+    labels = clouds.labels()
+    if way == "fraction":
+        parts = stratified(labels, clouds.classes, fractions(split), seed)
+    else:
+        field = str(split.get("field", "is_test"))
+        is_test = _test_marks(path, arrays, field, len(clouds))
+        rest = np.flatnonzero(~is_test)
+        shares = {"validation": float(split.get("validation", 0.0))}
+        drawn = stratified(labels[rest], clouds.classes, shares, seed)
+        parts = {part: rest[indices] for part, indices in drawn.items()} | {"test": np.flatnonzero(is_test)}
+    require_trained(clouds.classes, labels[parts["train"]], "test", labels[parts["test"]])
+    return Splits(
+        Subset(clouds, parts["train"]),
+        Subset(clouds, parts["validation"]) if len(parts["validation"]) else None,
+        Subset(clouds, parts["test"]),
+    )
+
+
+class PackedClouds:
+    """All clouds of a packed file, in memory in the file's own precision.
+
+    Args:
+        path: the file, for messages.
+        arrays: what is in it.
+
+    Raises:
+        DataError: an array is missing or has the wrong shape, a label is out of range, or a cloud has no point
+            without NaN.
+    """
+
+    def __init__(self, path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._path = path
+        self._points = _numbers(path, arrays, "points", "f")
+        self._labels: Labels = _numbers(path, arrays, "label", "iu").astype(np.int64)
+        if self._labels.ndim != 1 or not len(self._labels):
+            raise DataError(f"{path}: label has the shape {self._labels.shape}, not (clouds,)", _HINT)
+        self._bounds = self._boundaries(arrays)
+        self.classes = self._class_names(arrays)
+        self._check_points()
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Cloud:
+        """The cloud without points that have a NaN or infinite coordinate."""
+        points = self._slice(index)
+        finite = np.isfinite(points).all(axis=1)
+        # float16 is too coarse to compute in; float64 may hold survey coordinates and is kept
+        points = points[finite].astype(np.promote_types(points.dtype, np.float32))
+        return Cloud(points, int(self._labels[index]), f"{self._path.name}[{index}]")
+
+    def labels(self) -> Labels:
+        return self._labels
+
+    def _slice(self, index: int) -> npt.NDArray[Any]:
+        if self._bounds is None:
+            cloud: npt.NDArray[Any] = self._points[index]
+            return cloud
+        return self._points[self._bounds[index] : self._bounds[index + 1]]
+
+    def _boundaries(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Labels | None:
+        """None for (M, n, 3), else the M + 1 boundaries of the clouds."""
+        shape, count = self._points.shape, len(self._labels)
+        if self._points.ndim == 3 and shape[2] == 3 and shape[0] == count:
+            return None
+        if self._points.ndim != 2 or shape[1] != 3:
+            raise DataError(f"{self._path}: points has the shape {shape} for {count} labels", _HINT)
+        offset = _numbers(self._path, arrays, "offset", "iu").astype(np.int64)
+        if offset.shape == (count,):
+            offset = np.concatenate([[0], offset])
+        ascending = bool(np.all(offset[1:] >= offset[:-1]))
+        if offset.shape != (count + 1,) or not ascending or (offset[0], offset[-1]) != (0, len(self._points)):
+            raise DataError(
+                f"{self._path}: offset does not divide {len(self._points)} points into {count} clouds",
+                "It holds the end of every cloud, ascending, the last the number of points; a leading 0 is allowed.",
+            )
+        return offset
+
+    def _class_names(self, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[str, ...]:
+        if "classes" in arrays:
+            names = tuple(str(name) for name in arrays["classes"].tolist())
+        else:
+            names = tuple(str(label) for label in range(int(self._labels.max()) + 1))
+        outside = np.flatnonzero((self._labels < 0) | (self._labels >= len(names)))
+        if len(outside):
+            label = self._labels[outside[0]]
+            raise DataError(
+                f"{self._path}: cloud {outside[0]} has the label {label}, not in 0..{len(names) - 1}",
+                "Labels are indices into `classes`.",
+            )
+        return names
+
+    def _check_points(self) -> None:
+        for index in range(len(self)):
+            points = self._slice(index)
+            if not np.isfinite(points).all(axis=1).any():
+                what = f"{len(points)} points, all of them NaN or infinite" if len(points) else "no points"
+                raise DataError(f"{self._path}: cloud {index} has {what}", "Remove it from the file.")
+
+
+_HINT = "A packed file holds points (clouds, n, 3), or (all points, 3) with offset, and label (clouds,)."
+
+
+def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
+    arrays = load_numpy(path)
+    if not isinstance(arrays, dict):
+        raise DataError(f"{path}: is a single array", _HINT)
+    return arrays
+
+
+def _numbers(path: Path, arrays: Mapping[str, npt.NDArray[Any]], name: str, kinds: str) -> npt.NDArray[Any]:
+    if name not in arrays:
+        raise DataError(f"{path}: has no array {name!r}, only {', '.join(arrays)}", _HINT)
+    if arrays[name].dtype.kind not in kinds:
+        raise DataError(f"{path}: {name} is of type {arrays[name].dtype}", _HINT)
+    return arrays[name]
+
+
+def _test_marks(path: Path, arrays: Mapping[str, npt.NDArray[Any]], field: str, count: int) -> npt.NDArray[np.bool_]:
+    marks = arrays.get(field)
+    if marks is None:
+        raise UsageError(f"data.split.field: {path} has no array {field!r}", f"It has {', '.join(arrays)}.")
+    if marks.dtype != np.bool_ or marks.shape != (count,):
+        raise DataError(f"{path}: {field} is {marks.dtype} {marks.shape}, not bool ({count},)", "Save it as booleans.")
+    if marks.all() or not marks.any():
+        raise DataError(
+            f"{path}: {field} marks {np.count_nonzero(marks)} of {count} clouds as test clouds", "Mark some."
+        )
+    return marks
