@@ -1,0 +1,97 @@
+"""K-Rectify: smoothing over neighboring tokens, K = I + lam S (MoST, arXiv 2503.18368)."""
+
+from __future__ import annotations
+
+from math import comb
+
+import torch
+from torch import Tensor
+
+from geopeft_cli.errors import ShapeError
+from geopeft_cli.geometry.checks import require_points
+from geopeft_cli.geometry.interpolation import interpolate
+from geopeft_cli.geometry.neighbors import nearest_neighbors
+
+
+def smoothing_matrix(centers: Tensor, neighbors: int, eps: float) -> Tensor:
+    """S: every center's average over its nearest others, weighted by 1 / (distance + eps).
+
+    A center is excluded from its own neighbors by index, so that coincident centers weigh 1 / eps. Computed in
+    float32; carries no gradient.
+
+    Args:
+        centers: (B, G, 3), any unit.
+        neighbors: how many others to average over; with fewer, all of them.
+        eps: added to the Euclidean distance, in the same unit.
+
+    Returns:
+        Dense float32 (B, G, G) with rows that sum to 1; zeros if there is one center only.
+
+    Raises:
+        ShapeError: ``centers`` is not (B, G, 3), or ``neighbors`` is less than 1.
+    """
+    return _dense(*_weights(centers, neighbors, eps))
+
+
+def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: float, lam: float, power: int) -> Tensor:
+    """K^power for K = I + lam S over a sequence that holds the centers in any order, and other tokens as well.
+
+    The binomial expansion I + p lam S + p(p-1)/2 lam^2 S^2 + ... over the centers, put in their places. Tokens
+    without a center pass unchanged. Where a sequence holds every center several times, as PointMamba's does, each
+    copy is smoothed by itself.
+
+    Args:
+        centers: (B, G, 3), any unit.
+        slots: int64 (T,), for every place in the sequence the index of its center, -1 for tokens without one.
+        neighbors: see :func:`smoothing_matrix`.
+        eps: see :func:`smoothing_matrix`.
+        lam: strength of the smoothing; 0 gives the identity.
+        power: how often K is applied, 0 or more.
+
+    Returns:
+        Dense float32 (B, T, T), to be applied from the left to tokens (B, T, C).
+
+    Raises:
+        ShapeError: ``centers`` is not (B, G, 3), ``slots`` is not (T,), or ``neighbors`` is less than 1.
+    """
+    require_points(centers, "centers")
+    if slots.ndim != 1:
+        raise ShapeError(f"slots has shape {tuple(slots.shape)}, expected (T,)")
+    identity = torch.eye(slots.shape[0], device=centers.device).expand(centers.shape[0], -1, -1)
+    if lam == 0 or power == 0:
+        return identity
+    index, weight = _weights(centers, neighbors, eps)
+    smoothed = _dense(index, weight)
+    update = power * lam * smoothed
+    for order in range(2, power + 1):
+        smoothed = interpolate(smoothed, index, weight)
+        update = update + comb(power, order) * lam**order * smoothed
+    place = slots.clamp(min=0)
+    return identity + update[:, place][:, :, place] * _coupled(slots)
+
+
+def _weights(centers: Tensor, neighbors: int, eps: float) -> tuple[Tensor, Tensor]:
+    """The nonzeros of S: column and value, each (B, G, k)."""
+    require_points(centers, "centers")
+    if neighbors < 1:
+        raise ShapeError(f"smoothing over {neighbors} neighbors, at least 1 expected")
+    batch, size, _ = centers.shape
+    if size < 2:
+        empty = torch.zeros(batch, size, 0, device=centers.device)
+        return empty.long(), empty
+    index, squared = nearest_neighbors(centers, centers, min(neighbors, size - 1), exclude_self=True)
+    weight = 1 / (squared.sqrt() + eps)
+    return index, weight / weight.sum(-1, keepdim=True)
+
+
+def _dense(index: Tensor, weight: Tensor) -> Tensor:
+    batch, size, _ = index.shape
+    return torch.zeros(batch, size, size, device=weight.device).scatter_(-1, index, weight)
+
+
+def _coupled(slots: Tensor) -> Tensor:
+    """Which places may mix, (T, T): those that hold centers of the same copy."""
+    same = slots.unsqueeze(1) == slots
+    copy = same.tril(-1).sum(1)
+    spatial = slots >= 0
+    return (copy.unsqueeze(1) == copy) & spatial.unsqueeze(1) & spatial
