@@ -119,10 +119,9 @@ class _Ignored:
 
     def tell(self, root: Path) -> None:
         if self.hidden or self.suffixes:
-            others = "".join(
-                f", {count} {suffix or 'without suffix'}" for suffix, count in sorted(self.suffixes.items())
-            )
-            logger.warning("%s: ignored files: %d hidden%s", root, self.hidden, others)
+            counts = {"hidden": self.hidden, **self.suffixes}
+            told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+            logger.warning("%s: ignored files: %s", root, told)
 
 
 def _in_class_folders(root: Path, split: Mapping[str, Any]) -> dict[str, list[Entry]]:
@@ -152,6 +151,14 @@ def _in_part_folders(root: Path, split: Mapping[str, Any]) -> dict[str, list[Ent
                 f"Folders there: {', '.join(folder.name for folder in _folders(root)) or 'none'}.",
             )
         parts[part] = [entry for folder, label in folders for entry in _entries(root, folder, label, ignored)]
+    if not parts_first:
+        used = {entry.label for entries in parts.values() for entry in entries}
+        unused = [folder.name for folder in _folders(root) if folder.name not in used]
+        if unused:
+            raise DataError(
+                f"{root}: folders with none of {', '.join(names.values())} in them: {', '.join(unused)}",
+                "Divide these classes too, or move the folders away.",
+            )
     ignored.tell(root)
     return parts
 
@@ -171,7 +178,7 @@ def _entries(root: Path, folder: Path, label: str, ignored: _Ignored) -> list[En
         if path.name.startswith("."):
             ignored.hidden += 1
         elif path.suffix.lower() not in READERS:
-            ignored.suffixes[path.suffix.lower()] += 1
+            ignored.suffixes[path.suffix.lower() or "without suffix"] += 1
         else:
             entries.append(Entry(path, path.relative_to(root).as_posix(), label))
     if not entries:

@@ -162,7 +162,6 @@ def _test_marks(path: Path, arrays: Mapping[str, npt.NDArray[Any]], field: str, 
     if marks.dtype != np.bool_ or marks.shape != (count,):
         raise DataError(f"{path}: {field} is {marks.dtype} {marks.shape}, not bool ({count},)", "Save it as booleans.")
     if marks.all() or not marks.any():
-        raise DataError(
-            f"{path}: {field} marks {np.count_nonzero(marks)} of {count} clouds as test clouds", "Mark some."
-        )
+        marked = np.count_nonzero(marks)
+        raise DataError(f"{path}: {field} marks {marked} of {count} clouds as test clouds", "Mark some, not all.")
     return marks
