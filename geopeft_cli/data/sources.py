@@ -7,7 +7,6 @@ from typing import Any
 from geopeft_cli.data.clouds import Splits
 from geopeft_cli.errors import UsageError
 
-
 POINTS_ON_MESHES = 4
 """Points drawn on a mesh for every point that the model sees, so that an epoch's draw differs from the last one's."""
 

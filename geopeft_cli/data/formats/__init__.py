@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from geopeft_cli.data.formats import arrays, obj, off, open3d_bridge, pcd, text
+from geopeft_cli.data.formats import arrays, obj, off, pcd, ply, stl, text
 from geopeft_cli.data.formats.mesh import Mesh, sample_surface
 from geopeft_cli.errors import DataError
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("geopeft")
 Rows = npt.NDArray[np.float64]
 
 READERS: dict[str, Callable[[Path], Rows | Mesh]] = {
-    ".ply": open3d_bridge.read_mesh,
+    ".ply": ply.read,
     ".pcd": pcd.read,
     ".xyz": text.read,
     ".pts": text.read,
@@ -28,7 +28,7 @@ READERS: dict[str, Callable[[Path], Rows | Mesh]] = {
     ".h5": arrays.read_hdf5,
     ".off": off.read,
     ".obj": obj.read,
-    ".stl": open3d_bridge.read_mesh,
+    ".stl": stl.read,
 }
 
 
