@@ -1,6 +1,6 @@
 """Objects built from parametric solids: one function a class, each drawing its own proportions and parts.
 
-An object is about one unit across and stands on y = 0, y up; cars and airplanes face +x.
+An object is about one unit across and stands on y = 0, y up; a car and an airplane, which flies there, face +x.
 """
 
 from __future__ import annotations
@@ -40,19 +40,18 @@ def airplane(rng: np.random.Generator) -> list[Part]:
 
 
 def bin_(rng: np.random.Generator) -> list[Part]:
-    """A round or square open container, wider at the rim; some have a lid, a foot rim, or a swing top."""
+    """A round or square open container, wider at the rim; some have a thick rim, a dome or an open lid."""
     u = rng.uniform
     low, high, tall = u(0.18, 0.3), u(0.28, 0.36), u(0.6, 1.1)
     if rng.random() < 0.6:
         parts = [Part(shell([(low, 0), (high, tall)], 0.02))]
     else:
         depth = u(0.6, 1.0)
-        corners = {s: [(s * low, 0, s * low * depth), (s * high, tall, s * high * depth)] for s in SIDES}
         parts = [block((-low, low), (0, 0.03), (-low * depth, low * depth))]
         for side in SIDES:
-            (x0, y0, z0), (x1, y1, z1) = corners[side]
-            parts.append(beam((x0, y0, 0), (x1, y1, 0), 0.02, 2 * high * depth))
-            parts.append(beam((0, y0, z0), (0, y1, z1), 2 * high, 0.02))
+            foot, rim = side * low, side * high
+            parts.append(beam((foot, 0, 0), (rim, tall, 0), 0.02, 2 * high * depth))
+            parts.append(beam((0, 0, foot * depth), (0, tall, rim * depth), 2 * high, 0.02))
     if rng.random() < 0.3:
         parts.append(Part(ring(high, 0.025), (0, tall, 0)))
     style = rng.random()
@@ -73,7 +72,8 @@ def bottle(rng: np.random.Generator) -> list[Part]:
     shoulder, slope = u(0.4, 0.7) * tall, u(0.08, 0.25) * tall
     waist = radius * (u(0.7, 0.95) if rng.random() < 0.3 else 1)
     profile = [(0, 0), (radius * u(0.8, 1), 0), (radius, 0.05), (waist, shoulder / 2), (radius, shoulder)]
-    profile += [(neck + (radius - neck) * (0.5 + 0.5 * math.cos(a)), shoulder + slope * a / 3.14) for a in (1, 2, 3.14)]
+    bend = [(0.5 + 0.5 * math.cos(math.pi * t), t) for t in (0.33, 0.67, 1)]
+    profile += [(neck + (radius - neck) * s, shoulder + slope * t) for s, t in bend]
     parts = [Part(Revolution(np.array([*profile, (neck, tall), (0, tall)])))]
     if rng.random() < 0.6:
         parts.append(rod((0, tall - u(0.03, 0.1), 0), (0, tall + 0.01, 0), neck * u(1.15, 1.5)))
@@ -86,7 +86,7 @@ def car(rng: np.random.Generator) -> list[Part]:
     """A body along x with a cabin (sedan, van or pickup) on four wheels."""
     u = rng.uniform
     z, sill, hood, roof, wheel = u(0.18, 0.24), u(0.07, 0.12), u(0.2, 0.27), u(0.34, 0.44), u(0.075, 0.11)
-    back, front = {0: (-0.42, 0.2), 1: (-0.48, 0.3), 2: (-0.05, 0.25)}[int(rng.integers(3))]
+    back, front = ((-0.42, 0.2), (-0.48, 0.3), (-0.05, 0.25))[rng.integers(3)]
     back, front = back + u(-0.03, 0.06), front + u(-0.05, 0.05)
     tail, rake = (front - back) * u(0, 0.25), (front - back) * u(0.1, 0.45)
     lower = [
@@ -114,7 +114,7 @@ def guitar(rng: np.random.Generator) -> list[Part]:
     heights = np.array([0, 0.06, 0.25, 0.5, 0.75, 0.93, 1.0]) * length
     widths = np.array([0.35 * hip, 0.8 * hip, hip, waist, bust, 0.75 * bust, 0.3 * bust])
     outline = np.concatenate([np.stack([widths, heights], 1), np.stack([-widths, heights], 1)[::-1]])
-    outline[len(widths) // 2 + 1, 0] *= u(0.5, 1)
+    outline[5, 0] *= u(0.3, 1)  # a cutaway
     depth, top = u(0.04, 0.11), length + u(0.38, 0.46)
     parts = [
         Part(Prism(outline, depth)),
@@ -155,7 +155,7 @@ def mug(rng: np.random.Generator) -> list[Part]:
     middle = (low + high) / 2 + u(-0.03, 0.06)
     parts = [Part(shell([(low, 0), (middle, tall / 2), (high, tall)], wall))]
     size, tube, at = u(0.14, 0.24) * (0.5 + tall / 2), u(0.025, 0.05), tall * u(0.45, 0.6)
-    for side in (1, -1)[: 1 + (rng.random() < 0.1)]:
+    for side in SIDES if rng.random() < 0.1 else (1,):
         ear = turn("y", 0 if side > 0 else math.pi) @ turn("x", math.pi / 2)
         parts.append(Part(ring(size, tube, math.pi * 1.05, u(1, 1.6)), (side * (middle - wall), at, 0), ear))
     if rng.random() < 0.15:

@@ -74,7 +74,7 @@ class Shapes:
         """The cloud number ``index``: float32 (points, 3), in random order."""
         if not 0 <= index < len(self):
             raise IndexError(f"shapes: cloud {index} of {len(self)}")
-        label, number = divmod(index, self._per_class)
+        label, number = divmod(int(index), self._per_class)
         rng = keyed_generator(*self._key, CLASSES[label], number)
         points = self._make(label, self._points, rng)
         return Cloud(points.astype(np.float32), label, f"{CLASSES[label]}_{number:04d}")
@@ -102,9 +102,14 @@ def shapes_splits(
 
 def clean(label: int, count: int, rng: np.random.Generator) -> Points:
     """A complete object in its canonical pose, give or take a few degrees, (count, 3)."""
-    parts = MAKERS[CLASSES[label]](rng)
     yaw, pitch, roll = rng.normal(0, (0.1, 0.03, 0.03))
     pose = turn("y", yaw) @ turn("x", pitch) @ turn("z", roll)
+    points: Points = sample_surface(MAKERS[CLASSES[label]](rng), count, rng) @ pose.T
+    return points
+
+
+def sample_surface(parts: Sequence[Part], count: int, rng: np.random.Generator) -> Points:
+    """Draw points uniform by area on the outer surface of the union of ``parts``, in random order, (count, 3)."""
 
     def propose(number: int) -> Points:
         clouds = _scatter(parts, number, rng)
@@ -114,8 +119,7 @@ def clean(label: int, count: int, rng: np.random.Generator) -> Points:
             points, owner = points[keep], owner[keep]
         return rng.permutation(points)
 
-    points: Points = collect(propose, count, 0.8) @ pose.T
-    return points
+    return collect(propose, count, 0.8)
 
 
 def scan(label: int, count: int, rng: np.random.Generator) -> Points:
@@ -124,21 +128,25 @@ def scan(label: int, count: int, rng: np.random.Generator) -> Points:
     Random turn about y and random camera; holes, noise that grows with the distance, uneven density. The object
     keeps 60 to 90 % of the points.
     """
-    dense = 5 * max(count, 1024)
-    thing = _standing(label, dense, rng)
-    size = float(np.ptp(thing, axis=0).max())
-    other = _standing(int(rng.integers(len(CLASSES))), dense // 3, rng)
-    scene = np.concatenate([thing, _beside(thing, other, rng), _floor(thing, dense // 3, rng)])
-    is_thing = np.arange(len(scene)) < len(thing)
-
-    middle = (thing.min(axis=0) + thing.max(axis=0)) / 2
+    parts, dense = MAKERS[CLASSES[label]](rng), 6 * max(count, 1024)
+    clouds = _scatter(parts, dense, rng)
+    thing = np.concatenate(clouds)
+    low, high = thing.min(axis=0), thing.max(axis=0)
+    middle, size = (low + high) / 2, float((high - low).max())
     around, above = rng.uniform(0, 2 * math.pi), rng.uniform(0.15, 0.9)
     toward = np.array([math.cos(around) * math.cos(above), math.sin(above), math.sin(around) * math.cos(above)])
     eye = middle + rng.uniform(1.5, 3) * size * toward
-    seen = visible(scene, eye, middle, size / (1.1 * math.sqrt(max(count, 1024))))
+
+    # A little nearer to the camera, a point on a far side is inside its own solid.
+    far = [part.contains(cloud + 0.004 * (eye - cloud)) for part, cloud in zip(parts, clouds, strict=True)]
+    thing = thing[~np.concatenate(far)]
+    scene = np.concatenate([thing, _beside(thing, dense // 4, rng), _floor(low, high, dense // 4, rng)])
+    is_thing = np.arange(len(scene)) < len(thing)
+    seen = visible(scene, eye, middle, size / (0.9 * math.sqrt(max(count, 1024))))
+
     half = (seen & is_thing).sum() / 2
     for _ in range(rng.integers(1, 4)):
-        hole, radius = thing[rng.integers(dense)], rng.uniform(0.05, 0.16) * size
+        hole, radius = thing[rng.integers(len(thing))], rng.uniform(0.05, 0.16) * size
         left = seen & (((scene - hole) ** 2).sum(axis=1) > radius**2)
         seen = left if (left & is_thing).sum() > half else seen
 
@@ -152,8 +160,9 @@ def scan(label: int, count: int, rng: np.random.Generator) -> Points:
     ray = points - eye
     distance = np.sqrt((ray**2).sum(axis=1, keepdims=True))
     along = rng.normal(0, rng.uniform(0.001, 0.003), (count, 1)) * distance**2 / size
-    noisy: Points = points + ray / distance * along + rng.normal(0, 0.002 * size, (count, 3))
-    return noisy
+    points = points + ray / distance * along + rng.normal(0, 0.002 * size, (count, 3))
+    turned: Points = (points - (0, low[1], 0)) @ turn("y", rng.uniform(0, 2 * math.pi)).T
+    return turned
 
 
 def visible(points: Points, eye: Points, target: Points, cell: float) -> Mask:
@@ -174,7 +183,7 @@ def visible(points: Points, eye: Points, target: Points, cell: float) -> Mask:
     pixel = row * (column.max() + 1) + column
     nearest = np.full(pixel.max() + 1, np.inf)
     np.minimum.at(nearest, pixel, depth)
-    # The surface may slope by as much as this within a pixel.
+    # As much as a surface may slope within a pixel; one at a grazing angle is thinned, as sensors do.
     mask: Mask = depth < nearest[pixel] + 1.2 * cell
     return mask
 
@@ -186,30 +195,24 @@ def _scatter(parts: Sequence[Part], count: int, rng: np.random.Generator) -> lis
     return [part.sample(int(share), rng) for part, share in zip(parts, shares, strict=True)]
 
 
-def _standing(label: int, count: int, rng: np.random.Generator) -> Points:
-    """An object turned about y and put on the floor, points inside it included."""
-    clouds = _scatter(MAKERS[CLASSES[label]](rng), count, rng)
-    points: Points = np.concatenate(clouds) @ turn("y", rng.uniform(0, 2 * math.pi)).T
-    points[:, 1] -= points[:, 1].min()
-    return points
-
-
-def _beside(thing: Points, other: Points, rng: np.random.Generator) -> Points:
-    """What of ``other``, moved to touch ``thing`` in a random direction, lies in the box a little larger than that."""
+def _beside(thing: Points, count: int, rng: np.random.Generator) -> Points:
+    """A piece of another object that touches ``thing`` in a random direction: what lies in a box a little larger."""
     low, high = thing.min(axis=0), thing.max(axis=0)
-    angle = rng.uniform(0, 2 * math.pi)
-    toward = np.array([math.cos(angle), 0.0, math.sin(angle)])
-    moved = other + ((thing @ toward).max() - (other @ toward).min() + 0.02) * toward
+    clouds = _scatter(MAKERS[CLASSES[rng.integers(len(CLASSES))]](rng), count, rng)
+    other = np.concatenate(clouds) @ turn("y", rng.uniform(0, 2 * math.pi)).T
+    toward = turn("y", rng.uniform(0, 2 * math.pi))[0]
+    other += ((thing @ toward).max() - (other @ toward).min() + 0.02) * toward
+    other[:, 1] += low[1] - other[:, 1].min()
     margin = rng.uniform(0.1, 0.3) * (high - low).max()
-    piece: Points = moved[((moved > low - margin) & (moved < high + margin)).all(axis=1)]
+    piece: Points = other[((other > low - margin) & (other < high + margin)).all(axis=1)]
     return piece
 
 
-def _floor(thing: Points, count: int, rng: np.random.Generator) -> Points:
-    """The floor within a box a little larger than ``thing``."""
-    low, high = thing.min(axis=0), thing.max(axis=0)
+def _floor(low: Points, high: Points, count: int, rng: np.random.Generator) -> Points:
+    """The floor below the box from ``low`` to ``high`` (3,) and a little around it."""
     margin = rng.uniform(0.02, 0.2) * (high - low).max()
-    points: Points = rng.uniform(low - margin, high + margin, (count, 3)) * (1.0, 0.0, 1.0)
+    points: Points = rng.uniform(low - margin, high + margin, (count, 3))
+    points[:, 1] = low[1]
     return points
 
 

@@ -1,11 +1,11 @@
-"""Parametric solids: uniform samples of their surfaces, and which points lie inside. An object is a list of parts."""
+"""Parametric solids: uniform samples of their surfaces, and which points lie inside them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,12 @@ class Solid(Protocol):
     @property
     def area(self) -> float:
         """Of the whole surface, in squared units."""
-        ...
 
     def sample(self, count: int, rng: np.random.Generator) -> Points:
         """``count`` points uniform on the surface, (count, 3)."""
-        ...
 
     def contains(self, points: Points) -> Mask:
         """Which of ``points`` (n, 3) lie inside, (n,)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -40,19 +37,16 @@ class Box:
     size: Vector
 
     @property
-    def _faces(self) -> Vector:
-        x, y, z = self.size
-        return y * z, z * x, x * y
-
-    @property
     def area(self) -> float:
         """Of the six faces."""
-        return 2 * sum(self._faces)
+        x, y, z = self.size
+        return 2 * (y * z + z * x + x * y)
 
     def sample(self, count: int, rng: np.random.Generator) -> Points:
         """Uniform on the six faces, (count, 3)."""
+        x, y, z = self.size
         points = rng.random((count, 3)) - 0.5
-        axis = _pick(np.array(self._faces), count, rng)
+        axis = _pick(np.array((y * z, z * x, x * y)), count, rng)
         points[np.arange(count), axis] = rng.integers(0, 2, count) - 0.5
         return points * self.size
 
@@ -81,13 +75,12 @@ class Ellipsoid:
         radii = np.array(self.radii)
 
         def propose(size: int) -> Points:
-            # A sphere's points, kept in proportion to how much the map to the ellipsoid stretches area there;
-            # at least half of them are, whatever the radii.
+            # Points of a sphere, kept as the map stretches area there: at least half are, whatever the radii.
             sphere = rng.standard_normal((size, 3))
             sphere /= np.sqrt(np.einsum("ij,ij->i", sphere, sphere))[:, None]
             stretch = np.sqrt((sphere**2) @ radii**-2.0) * radii.min()
-            kept: Points = sphere[rng.random(size) < stretch] * radii
-            return kept
+            points: Points = sphere[rng.random(size) < stretch] * radii
+            return points
 
         return collect(propose, count, 0.5)
 
@@ -232,8 +225,7 @@ def shell(profile: Sequence[tuple[float, float]], wall: float) -> Revolution:
     outer = np.array(profile)
     inner = np.maximum(outer - (wall, 0), 0)
     inner[0, 1] += wall
-    axis = [(0.0, inner[0, 1]), (0.0, outer[0, 1])]
-    return Revolution(np.concatenate([outer, inner[::-1], axis]))
+    return Revolution(np.concatenate([outer, inner[::-1], [(0.0, inner[0, 1]), (0.0, outer[0, 1])]]))
 
 
 def ring(radius: float, tube: float, angle: float = 2 * math.pi, stretch: float = 1.0) -> Revolution:
@@ -242,11 +234,14 @@ def ring(radius: float, tube: float, angle: float = 2 * math.pi, stretch: float 
     return Revolution(np.stack([radius + tube * np.cos(around), tube * stretch * np.sin(around)], axis=1), angle)
 
 
-def turn(axis: str, angle: float) -> Points:
+def turn(axis: Literal["x", "y", "z"], angle: float) -> Points:
     """The rotation about the axis ``x``, ``y`` or ``z`` by ``angle`` radians, right-handed, (3, 3)."""
     c, s = math.cos(angle), math.sin(angle)
-    rows = {"x": ((1, 0, 0), (0, c, -s), (0, s, c)), "y": ((c, 0, s), (0, 1, 0), (-s, 0, c))}
-    return np.array(rows.get(axis, ((c, -s, 0), (s, c, 0), (0, 0, 1))), dtype=float)
+    first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
+    rotation = np.eye(3)
+    rotation[first, first], rotation[first, second] = c, -s
+    rotation[second, first], rotation[second, second] = s, c
+    return rotation
 
 
 def polygon_area(polygon: Points) -> float:
