@@ -23,6 +23,7 @@ _SYNTAX = {
     "expected <block end>": "the indentation does not fit the lines above",
     "mapping values are not allowed here": "a ':' that does not belong here, or wrong indentation above it",
     "but found another document": "a second document; a recipe is one YAML document",
+    "expected the node content": "a value is missing here",
     "second occurrence": "an anchor that is defined twice",
 }
 # The same for what begins at one place and is found to be wrong at a later one.
@@ -162,6 +163,9 @@ class _Reader:
         tag = node.tag
         if tag not in _PLAIN_TAGS | _TEXT_TAGS:
             tag = "tag:yaml.org,2002:str"
+        if not _is_text(node.value):
+            self.report(node.start_mark, "an escape such as '\\ud800', which stands for no character")
+            return ""
         if tag in _TEXT_TAGS:
             return str(node.value)
         try:
@@ -170,3 +174,8 @@ class _Reader:
             self.report(node.start_mark, f"{node.value[:40]!r} is not a value of type {tag.rpartition(':')[2]}")
             return str(node.value)
         return value
+
+
+def _is_text(value: str) -> bool:
+    """Whether the text can be written to a file: half of a surrogate pair cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)

@@ -16,7 +16,6 @@ Path = tuple[str | int, ...]
 # "{shown}" is the value as written; the rest comes from the error's own context.
 _TEXTS = {
     "string_type": "must be text, is {shown}",
-    "string_unicode": "must be text, has characters that are no text",
     "string_too_short": "must not be empty",
     "bool_type": "must be true or false, is {shown}",
     "int_type": "must be a whole number, is {shown}",

@@ -13,7 +13,7 @@ from geopeft_cli.recipe.catalog import find_recipe, list_recipes
 from geopeft_cli.recipe.document import Item, parse_file
 from geopeft_cli.recipe.explain import explain
 from geopeft_cli.recipe.merge import merge, put_all
-from geopeft_cli.recipe.overrides import parse_overrides
+from geopeft_cli.recipe.overrides import parse_overrides, source_of
 from geopeft_cli.recipe.problems import Problem, RecipeError, closest
 from geopeft_cli.recipe.schema import Recipe
 
@@ -30,11 +30,12 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UsageError: there is no such recipe, or it cannot be read.
     """
     problems: list[Problem] = []
-    tree = _read_with_base(locate(source), problems)
+    path = locate(source)
+    tree = _read_with_base(path, problems)
     changes = parse_overrides(overrides, problems)
     recipe = None if tree is None else _validate(put_all(tree, changes), problems)
     if recipe is None or problems:
-        raise RecipeError(_in_order(problems))
+        raise RecipeError(_in_order(problems, path, overrides))
     return recipe
 
 
@@ -59,6 +60,14 @@ def locate(source: str | Path) -> Path:
         f"{source}: no such file, and no shipped recipe of that name{question}",
         hint="'geopeft inspect --recipes' lists what ships",
     )
+
+
+def _finish(tree: Item | None, overrides: Sequence[str], problems: list[Problem]) -> Recipe:
+    changes = parse_overrides(overrides, problems)
+    recipe = None if tree is None else _validate(put_all(tree, changes), problems)
+    if recipe is None or problems:
+        raise RecipeError(_in_order(problems))
+    return recipe
 
 
 def _read_with_base(path: Path, problems: list[Problem]) -> Item | None:
@@ -109,13 +118,12 @@ def _validate(tree: Item, problems: list[Problem]) -> Recipe | None:
         return None
 
 
-def _in_order(problems: Sequence[Problem]) -> list[Problem]:
-    """Without repetitions, file by file as they were read, from top to bottom, arguments last."""
-    unique = list(dict.fromkeys(problems))
-    sources = list(dict.fromkeys(problem.place.source for problem in unique))
+def _in_order(problems: Sequence[Problem], path: Path, overrides: Sequence[str]) -> list[Problem]:
+    """Without repetitions: the recipe from top to bottom, then its base, then the arguments."""
+    arguments = [source_of(argument) for argument in overrides]
 
-    def position(problem: Problem) -> tuple[bool, int, int]:
-        line = problem.place.line
-        return line is None, sources.index(problem.place.source), line or 0
+    def position(problem: Problem) -> tuple[int, int]:
+        source, line = problem.place.source, problem.place.line or 0
+        return (2, arguments.index(source)) if source in arguments else (int(source != str(path)), line)
 
-    return sorted(unique, key=position)
+    return sorted(dict.fromkeys(problems), key=position)

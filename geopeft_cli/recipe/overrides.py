@@ -16,8 +16,13 @@ def parse_overrides(arguments: Sequence[str], problems: list[Problem]) -> list[O
     return [override for override in parsed if override is not None]
 
 
+def source_of(argument: str) -> str:
+    """How messages name an argument; line breaks in it are escaped."""
+    return f"argument {argument!r}"
+
+
 def _parse(argument: str, problems: list[Problem]) -> Override | None:
-    source = f"argument {argument!r}"
+    source = source_of(argument)
     key, equals, value = argument.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     text = None
