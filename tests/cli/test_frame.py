@@ -27,7 +27,7 @@ backbone: {checkpoint: "embedded:tiny"}
 method: {name: lora}
 """
 
-runner = CliRunner(env={"NO_COLOR": "1", "COLUMNS": "100"})
+runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "100"})
 
 
 @pytest.fixture
