@@ -163,19 +163,23 @@ class _Reader:
         tag = node.tag
         if tag not in _PLAIN_TAGS | _TEXT_TAGS:
             tag = "tag:yaml.org,2002:str"
-        if not _is_text(node.value):
+        text = _joined(node.value)
+        if text is None:
             self.report(node.start_mark, "an escape such as '\\ud800', which stands for no character")
             return ""
         if tag in _TEXT_TAGS:
-            return str(node.value)
+            return text
         try:
-            value: Scalar = self.loader.construct_object(yaml.ScalarNode(tag, node.value))
+            value: Scalar = self.loader.construct_object(yaml.ScalarNode(tag, text))
         except (ValueError, KeyError, yaml.YAMLError):
-            self.report(node.start_mark, f"{node.value[:40]!r} is not a value of type {tag.rpartition(':')[2]}")
-            return str(node.value)
+            self.report(node.start_mark, f"{text[:40]!r} is not a value of type {tag.rpartition(':')[2]}")
+            return text
         return value
 
 
-def _is_text(value: str) -> bool:
-    """Whether the text can be written to a file: half of a surrogate pair cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in value)
+def _joined(text: str) -> str | None:
+    """The text with escaped surrogate pairs, as JSON writes them, as characters; None if half of a pair is alone."""
+    try:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        return None

@@ -31,12 +31,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     problems: list[Problem] = []
     path = locate(source)
-    tree = _read_with_base(path, problems)
-    changes = parse_overrides(overrides, problems)
-    recipe = None if tree is None else _validate(put_all(tree, changes), problems)
-    if recipe is None or problems:
-        raise RecipeError(_in_order(problems, path, overrides))
-    return recipe
+    return _finish(_read_with_base(path, problems), str(path), overrides, problems)
 
 
 def locate(source: str | Path) -> Path:
@@ -62,11 +57,26 @@ def locate(source: str | Path) -> Path:
     )
 
 
-def _finish(tree: Item | None, overrides: Sequence[str], problems: list[Problem]) -> Recipe:
+def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Validate a resolved recipe that is kept elsewhere than in a file of its own, such as in an adapter.
+
+    Args:
+        text: YAML or JSON; it has no base.
+        source: what messages call it.
+        overrides: as for :func:`load_recipe`.
+
+    Raises:
+        RecipeError: the recipe or an override has mistakes; all of them are listed.
+    """
+    problems: list[Problem] = []
+    return _finish(parse_file(text, source, problems), source, overrides, problems)
+
+
+def _finish(tree: Item | None, source: str, overrides: Sequence[str], problems: list[Problem]) -> Recipe:
     changes = parse_overrides(overrides, problems)
     recipe = None if tree is None else _validate(put_all(tree, changes), problems)
     if recipe is None or problems:
-        raise RecipeError(_in_order(problems))
+        raise RecipeError(_in_order(problems, source, overrides))
     return recipe
 
 
@@ -118,12 +128,12 @@ def _validate(tree: Item, problems: list[Problem]) -> Recipe | None:
         return None
 
 
-def _in_order(problems: Sequence[Problem], path: Path, overrides: Sequence[str]) -> list[Problem]:
+def _in_order(problems: Sequence[Problem], recipe: str, overrides: Sequence[str]) -> list[Problem]:
     """Without repetitions: the recipe from top to bottom, then its base, then the arguments."""
     arguments = [source_of(argument) for argument in overrides]
 
     def position(problem: Problem) -> tuple[int, int]:
         source, line = problem.place.source, problem.place.line or 0
-        return (2, arguments.index(source)) if source in arguments else (int(source != str(path)), line)
+        return (2, arguments.index(source)) if source in arguments else (int(source != recipe), line)
 
     return sorted(dict.fromkeys(problems), key=position)

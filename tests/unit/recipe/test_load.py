@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from geopeft_cli.errors import UsageError
-from geopeft_cli.recipe.load import load_recipe
+from geopeft_cli.recipe.load import load_recipe, parse_recipe
 from geopeft_cli.recipe.outline import ROOT, Slot
 from geopeft_cli.recipe.problems import RecipeError
 
@@ -38,6 +39,22 @@ def test_aliases_and_dates_and_marks_at_the_start_are_fine(write: Write) -> None
     write({"r.yaml": text})
     recipe = load_recipe("r.yaml")
     assert recipe.name == recipe.description == "2024-01-02"
+
+
+def test_a_recipe_kept_as_json(write: Write) -> None:
+    write({"r.yaml": HEAD + "description: 'caf\u00e9 \U0001f600'\ntraining: {lr: 1e-7}\n"})
+    recipe = load_recipe("r.yaml")
+    text = json.dumps(recipe.model_dump())
+    assert "\\ud83d" in text
+    assert "1e-07" in text
+    assert parse_recipe(text, "the adapter") == recipe
+    assert parse_recipe(text, "the adapter", ["seed=3"]).seed == 3
+    with pytest.raises(RecipeError) as raised:
+        parse_recipe(text.replace('"seed"', '"sede"', 1), "the adapter", ["training.lr=0"])
+    assert raised.value.message.splitlines() == [
+        "the adapter:1: unknown key 'sede'. Did you mean 'seed'?",
+        "argument 'training.lr=0': training.lr must be greater than 0, is 0",
+    ]
 
 
 def test_checksums_are_read_in_both_cases(write: Write) -> None:
