@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from geopeft_cli.adapters.directory import StoredAdapter, load_adapter
+from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.backbones import backbone_class
 from geopeft_cli.backbones.checkpoint import Checkpoint, infer_sizes, load_backbone, load_head, read_checkpoint
-from geopeft_cli.contracts import Backbone, Method, Task
+from geopeft_cli.backbones.files import read_tensors
+from geopeft_cli.contracts import Backbone, Foldable, Method, Task, load_official_state, official_state
 from geopeft_cli.data.batches import Batches
 from geopeft_cli.data.clouds import CloudSet, Splits
 from geopeft_cli.data.preparation import Preparation
@@ -95,8 +97,7 @@ def build(recipe: Recipe, classes: Sequence[str]) -> Experiment:
     backbone.requires_grad_(False)
     method = _make_method(recipe)
     method.attach(backbone)
-    task_values = recipe.task.model_dump(exclude={"name", "head_from"})
-    task = task_class(recipe.task.name)(classes=classes, **task_values)  # type: ignore[call-arg]
+    task = _make_task(recipe, classes)
     task.attach(backbone)
     if recipe.task.head_from == "checkpoint":
         load_head(backbone, checkpoint)
@@ -129,6 +130,33 @@ def rebuild(recipe: Recipe, adapter: StoredAdapter) -> Experiment:
     load_adapter(experiment.model, adapter.tensors, experiment.fresh, str(adapter.folder))
     experiment.model.eval()
     return experiment
+
+
+def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
+    """The model in a merged file, which holds all of its tensors.
+
+    Raises:
+        AdapterError: a tensor is missing, left over, or of another shape.
+    """
+    model = backbone_class(recipe.backbone.name)(**manifest.backbone)
+    if "keep-k" in str((manifest.merged or {}).get("mode")):
+        _make_method(recipe).attach(model)
+        for module in model.modules():
+            if isinstance(module, Foldable):
+                module.expect_merged_base()
+    _make_task(recipe, manifest.classes).attach(model)
+    tensors, own = read_tensors(path), official_state(model)
+    if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in own.items()}:
+        odd = sorted(set(tensors) ^ set(own)) or [n for n in own if own[n].shape != tensors[n].shape]
+        raise AdapterError(f"{path} does not hold the model that its record describes: {', '.join(odd[:4])}")
+    load_official_state(model, tensors)
+    model.requires_grad_(False).eval()
+    return model
+
+
+def _make_task(recipe: Recipe, classes: Sequence[str]) -> Task:
+    values = recipe.task.model_dump(exclude={"name", "head_from"})
+    return task_class(recipe.task.name)(classes=classes, **values)  # type: ignore[call-arg]
 
 
 def _make_method(recipe: Recipe) -> Method:

@@ -99,6 +99,10 @@ class Foldable(Wrapper):
         """An empty record for the approximate modes; layers without such modes have none."""
         raise NotImplementedError
 
+    def expect_merged_base(self) -> None:
+        """Turn a new wrapper into the form that merging leaves where a remainder stays beside the merged weight."""
+        raise NotImplementedError
+
     @abstractmethod
     def folded(self, mode: str, calibration: Calibration | None = None) -> nn.Module:
         """The module that takes this wrapper's place after merging in ``mode``, one of its modes.

@@ -35,6 +35,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
+        for file in partial.iterdir():
+            file.chmod(0o666 & ~_umask())
         if path.exists():
             former = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
             os.replace(path, former / path.name)

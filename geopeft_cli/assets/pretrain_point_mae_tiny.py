@@ -28,7 +28,7 @@ from geopeft_cli.geometry.grouping import group
 from geopeft_cli.training.schedule import learning_rate
 
 WIDTH, DEPTH, HEADS, GROUPS, GROUP_SIZE, POINTS = 128, 4, 4, 64, 16, 1024
-MASK_RATIO, DECODER_DEPTH, BATCH_SIZE, LR, PER_CLASS, SEED = 0.6, 2, 64, 1e-3, 300, 20_26
+MASK_RATIO, DECODER_DEPTH, BATCH_SIZE, LR, PER_CLASS, SEED = 0.6, 2, 64, 1e-3, 150, 2026
 
 
 class MaskedAutoencoder(nn.Module):
@@ -76,7 +76,7 @@ def chamfer(a: Tensor, b: Tensor) -> Tensor:
     return squared.amin(dim=2).mean() + squared.amin(dim=1).mean()
 
 
-def main(output: Path, epochs: int = 60) -> None:
+def main(output: Path, epochs: int = 40) -> None:
     torch.manual_seed(SEED)
     splits = shapes_splits("clean", PER_CLASS, 0, 1, SEED, POINTS)
     batches = Batches(

@@ -183,10 +183,14 @@ class MonarchUpdate(Foldable):
         if mode != "keep-k":
             return layer
         kept = copy.deepcopy(self)
-        kept.base, kept.kept = layer, True
-        if not keeps_bias:
-            kept.most.bias = None
+        kept.base = layer
+        kept.expect_merged_base()
         return kept
+
+    def expect_merged_base(self) -> None:
+        self.kept = True
+        if self.base.bias is not None:
+            self.most.bias = None  # it is in the base
 
 
 class FoldStatistics(Calibration):

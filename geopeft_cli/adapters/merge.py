@@ -1,0 +1,149 @@
+"""Folding updates into the base weights, with the proof that the result is the same model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geopeft_cli.contracts import Backbone, Calibration, Foldable, Wrapper, official_name
+from geopeft_cli.errors import MergeError
+
+EXACT_TOLERANCE = 1e-4  # of the root mean square of the logits, at least of 1
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged model and what is known of it.
+
+    Attributes:
+        model: the result; the model given is unchanged.
+        mode: what was done, never ``auto``.
+        exact: whether the mode reproduces the unmerged model up to rounding.
+        layers: layers that were folded.
+        errors: |update - merged update| / |update| by layer, for approximate modes, on clouds held back from
+            calibration.
+        difference: largest absolute difference of the logits on the clouds.
+        scale: root mean square of the logits.
+        choices: the modes that leave no overhead at run time, and whether they are exact here.
+    """
+
+    model: Backbone
+    mode: str
+    exact: bool
+    layers: int
+    errors: dict[str, float] = field(default_factory=dict)
+    difference: float = 0.0
+    scale: float = 0.0
+    choices: dict[str, bool] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """What goes into the metadata of a merged file."""
+        return {
+            "mode": self.mode,
+            "exact": self.exact,
+            "layer_errors": self.errors,
+            "largest_logit_difference": self.difference,
+        }
+
+
+def foldable_layers(model: nn.Module) -> dict[str, Foldable]:
+    """Layers whose update can be merged, by module name.
+
+    Raises:
+        MergeError: the model holds a wrapper for which merging is not defined.
+    """
+    layers = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Foldable):
+            layers[name] = module
+        elif isinstance(module, Wrapper):
+            raise MergeError(
+                f"{official_name(name)}: a {type(module).__name__} cannot be merged into the weights",
+                "Keep the adapter beside its base.",
+            )
+    return layers
+
+
+def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
+    """Fold every update of a model into its base weights.
+
+    Args:
+        model: in eval mode, unchanged by the call.
+        mode: ``auto`` (the first exact mode of each layer), or a mode by name.
+        clouds: batches (B, N, 3) of real clouds. The result is compared on all of them; approximate modes are
+            fitted on the first four fifths of them and their errors are measured on the rest.
+
+    Raises:
+        MergeError: the mode is not exact or not defined here, an update is not finite, or the merged model does
+            not agree with the unmerged one.
+    """
+    layers = foldable_layers(model)
+    for name, parameter in model.state_dict().items():
+        if not parameter.isfinite().all():
+            raise MergeError(f"{official_name(name)} holds values that are not finite", "The adapter is damaged.")
+    approximate = {m for layer in layers.values() for m in layer.approximate_modes}
+    exact = {m for layer in layers.values() for m in layer.exact_modes} or {"exact"}
+    if mode not in {"auto", *exact, *approximate}:
+        raise MergeError(
+            f"mode {mode} is not possible here" if mode != "exact" else "no exact fold exists: lambda is not 0",
+            f"Exact: {', '.join(sorted(exact))}. Approximate: {', '.join(sorted(approximate)) or 'none'}.",
+        )
+    is_approximate = mode in approximate
+    fitted, held_back = _calibrated(model, layers, clouds) if is_approximate else ({}, {})
+    merged = copy.deepcopy(model)
+    used = set()
+    for name, layer in foldable_layers(merged).items():
+        layer_mode = mode if mode in (*layer.exact_modes, *layer.approximate_modes) else layer.exact_modes[0]
+        used.add(layer_mode)
+        _put(merged, name, layer.folded(layer_mode, fitted.get(name)))
+    errors = {official_name(name): record.error(mode, held_back[name]) for name, record in fitted.items()}
+    reference, result = _logits(model, clouds), _logits(merged, clouds)
+    difference = float((reference - result).abs().max())
+    scale = float(reference.square().mean().sqrt())
+    if not result.isfinite().all() or (not is_approximate and difference > EXACT_TOLERANCE * max(1.0, scale)):
+        raise MergeError(
+            f"the merged model differs from the unmerged one by {difference:.2e} in its logits", "Please report this."
+        )
+    named = "+".join(sorted(used)) or "exact"
+    choices = {"exact": "exact" in exact} | dict.fromkeys(sorted(approximate), False)
+    return Merged(merged, named, not is_approximate, len(layers), errors, difference, scale, choices)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, module)
+
+
+@torch.no_grad()
+def _logits(model: Backbone, clouds: Sequence[Tensor]) -> Tensor:
+    return torch.cat([model(batch).float().cpu() for batch in clouds])
+
+
+@torch.no_grad()
+def _calibrated(
+    model: Backbone, layers: dict[str, Foldable], clouds: Sequence[Tensor]
+) -> tuple[dict[str, Calibration], dict[str, Calibration]]:
+    """Records of every layer's inputs on four fifths of the clouds, and on the rest."""
+    every = torch.cat(list(clouds)).split(16)
+    cut = max(1, round(0.8 * len(every)))
+    parts = (every[:cut], every[cut:] or every)
+    records: list[dict[str, Calibration]] = []
+    for part in parts:
+        record = {name: layer.calibration() for name, layer in layers.items()}
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, inputs, target=record[name]: target.add(inputs[0]))
+            for name, layer in layers.items()
+        ]
+        try:
+            for batch in part:
+                model(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        records.append(record)
+    return records[0], records[1]

@@ -1,0 +1,81 @@
+"""The ``README.md`` of an adapter directory: what it is, how it was made, what was measured, how to use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from geopeft_cli import __version__
+
+
+def model_card(
+    *,
+    recipe: Mapping[str, Any],
+    classes: Sequence[str],
+    base_sha256: str,
+    trainable_parameters: int,
+    total_parameters: int,
+    metrics: Mapping[str, Mapping[str, float]],
+    selection: str,
+) -> str:
+    """Markdown with the YAML front matter of the Hugging Face hub.
+
+    Args:
+        recipe: the resolved recipe, as plain values.
+        classes: class names.
+        base_sha256: digest of the base's tensors.
+        trainable_parameters, total_parameters: counts, head included.
+        metrics: figures in percent, by split.
+        selection: which epoch was kept and how, in words.
+    """
+    method = recipe["method"]["name"]
+    data, training = recipe["data"], recipe["training"]
+    settings = {key: value for key, value in recipe["method"].items() if key != "name"}
+    augment = ", ".join(data["augment"]) or "none"
+    figures = [
+        f"| {split} | {name.replace('_', ' ')} | {value:.2f} % |"
+        for split, values in metrics.items()
+        for name, value in values.items()
+    ]
+    lines = [
+        "---",
+        f"library_name: {'peft' if method == 'lora' else 'geopeft'}",
+        f"base_model: {json.dumps(recipe['backbone']['checkpoint'])}",
+        "tags: [point-cloud, 3d, geopeft, " + method + "]",
+        "---",
+        "",
+        f"# {recipe['name']}",
+        "",
+        recipe.get("description") or f"{method} on {recipe['backbone']['name']}, trained with geopeft {__version__}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| method | {method}: {_listed(settings)} |",
+        f"| backbone | {recipe['backbone']['name']}, base `{recipe['backbone']['checkpoint']}` |",
+        f"| base SHA-256 | `{base_sha256}` |",
+        f"| trainable parameters | {trainable_parameters:,} of {total_parameters:,} "
+        f"({100 * trainable_parameters / total_parameters:.2f} %), head included |",
+        f"| classes | {', '.join(classes)} |",
+        f"| input | {data['points']} points, normalize {data['normalize']}, sampling {data['sampling']} |",
+        f"| training | {training['epochs']} epochs, batch {training['batch_size']}, lr {training['lr']}, "
+        f"augmentation {augment}, seed {recipe['seed']} |",
+        f"| weights kept | {selection} |",
+        "",
+        "| split | figure | |",
+        "|---|---|---|",
+        *(figures or ["| - | not measured | - |"]),
+        "",
+        "```",
+        "geopeft eval THIS_FOLDER",
+        "geopeft merge THIS_FOLDER --output merged.safetensors",
+        "geopeft export THIS_FOLDER --format onnx --output model.onnx",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    shown = {key: "+".join(value) if isinstance(value, list | tuple) else value for key, value in settings.items()}
+    return ", ".join(f"{key} {value}" for key, value in shown.items()) or "no settings"

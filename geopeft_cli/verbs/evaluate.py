@@ -1,0 +1,59 @@
+"""Measure an adapter on its own data, or on other data with the same classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from geopeft_cli.assemble import make_batches
+from geopeft_cli.errors import UsageError
+from geopeft_cli.evaluation.loop import evaluate
+from geopeft_cli.training.precision import autocast, choose_device
+from geopeft_cli.verbs.opening import open_data, open_trained
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one split.
+
+    Attributes:
+        split: its name.
+        clouds: how many it holds.
+        metrics: in percent.
+        classes: their names.
+        confusion: (classes, classes) counts, rows are true classes.
+    """
+
+    split: str
+    clouds: int
+    metrics: dict[str, float]
+    classes: list[str]
+    confusion: list[list[int]]
+
+
+def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
+    """Measure a run, an adapter or a merged file on ``evaluation.split`` of its recipe's data.
+
+    Raises:
+        GeopeftError: anything foreseeable.
+    """
+    opened = open_trained(path, overrides)
+    recipe = opened.recipe
+    splits = open_data(opened)
+    part = recipe.evaluation.split
+    clouds = getattr(splits, part)
+    if clouds is None or len(clouds) == 0:
+        raise UsageError(f"evaluation.split: the data has no {part} split", "Choose train, validation or test.")
+    device = choose_device(recipe.training.device)
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+    batches = make_batches(recipe, clouds, part, training=False, batch_size=recipe.evaluation.batch_size)
+    precision = recipe.training.precision
+    found = evaluate(opened.model.to(device), batches.epoch(0), device, lambda: autocast(precision, device))
+    count = len(opened.manifest.classes)
+    pairs = found.labels * count + found.logits.argmax(dim=1)
+    confusion = torch.bincount(pairs, minlength=count * count).reshape(count, count)
+    return Result(part, len(found.labels), found.metrics, opened.manifest.classes, confusion.tolist())

@@ -1,0 +1,264 @@
+"""Train what a recipe describes, measure it, and leave a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geopeft_cli import __version__
+from geopeft_cli.adapters.directory import adapter_state, save_adapter
+from geopeft_cli.adapters.manifest import Manifest
+from geopeft_cli.assemble import Experiment, build, load_splits, make_batches
+from geopeft_cli.contracts import load_official_state
+from geopeft_cli.data.batches import Batches
+from geopeft_cli.data.clouds import CloudSet, Splits
+from geopeft_cli.errors import UsageError
+from geopeft_cli.evaluation.loop import evaluate
+from geopeft_cli.recipe.dump import dump_recipe
+from geopeft_cli.recipe.load import load_recipe
+from geopeft_cli.recipe.locations import resolve_paths
+from geopeft_cli.recipe.schema import Recipe
+from geopeft_cli.reports.memory import peak_memory
+from geopeft_cli.reports.model_card import model_card
+from geopeft_cli.reports.progress import ProgressBar, RunListener, TensorBoard
+from geopeft_cli.reports.records import MetricsLog, read_records
+from geopeft_cli.storage import new_file, refuse_existing
+from geopeft_cli.training.checkpoints import load_progress, seed_everything
+from geopeft_cli.training.distribution import Ranks
+from geopeft_cli.training.loop import Outcome, Plan, train
+from geopeft_cli.training.precision import autocast, choose_device
+
+logger = logging.getLogger("geopeft")
+
+RECIPE, METRICS, ADAPTER, CHECKPOINTS = "recipe.yaml", "metrics.jsonl", "adapter", "checkpoints"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: where it is and what came out.
+
+    Attributes:
+        folder: the run folder.
+        selection: which epoch's weights were kept and how they were chosen, in words.
+        metrics: figures in percent, by split.
+        summary: the last record of ``metrics.jsonl``.
+    """
+
+    folder: Path
+    recipe: Recipe
+    selection: str
+    metrics: dict[str, dict[str, float]]
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare(recipe: Recipe) -> tuple[Splits, Experiment]:
+    """Data and model of a recipe, everything checked that can be before training.
+
+    Raises:
+        UsageError, DataError, CheckpointError: what the recipe asks for is not there or does not fit.
+    """
+    splits = load_splits(recipe)
+    if recipe.training.select == "best_validation" and splits.validation is None:
+        raise UsageError("training.select: best_validation needs a validation split, and the data has none")
+    return splits, build(recipe, splits.train.classes)
+
+
+def finetune(source: str | Path, overrides: Sequence[str] = (), output: Path | None = None, resume: bool = False) -> Run:
+    """Run a recipe.
+
+    Args:
+        source: a recipe file or the name of a shipped one.
+        overrides: ``key.sub=value``.
+        output: the run folder, ``runs/NAME`` by default.
+        resume: go on with the unfinished run in the folder, where there is one.
+
+    Raises:
+        GeopeftError: anything foreseeable; a run that had begun can be resumed.
+    """
+    recipe = resolve_paths(load_recipe(source, overrides))
+    folder = output or Path("runs") / recipe.name
+    if resume:
+        _check_same_recipe(folder, recipe)
+        if (folder / ADAPTER).is_dir():
+            raise UsageError(f"{folder} is finished", f"Measure it with geopeft eval {folder}.")
+    else:
+        refuse_existing(folder, "Go on with it by --resume, choose another --output, or remove it.")
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+    with Ranks() as ranks:
+        return _run(recipe, folder, ranks)
+
+
+def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
+    started = time.perf_counter()
+    settings = recipe.training
+    device = choose_device(settings.device, ranks.local_rank)
+    seed_everything(recipe.seed)
+    splits, experiment = prepare(recipe)
+    model = experiment.model.to(device)
+    batches = make_batches(recipe, splits.train, "train", training=True, batch_size=settings.batch_size)
+    watched = _watched_split(recipe, splits)
+    measure = Measure(experiment, device)
+    watched_batches = None if watched is None else measure.batches(*watched)
+
+    if ranks.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        with new_file(folder / RECIPE) as partial:
+            partial.write_text(dump_recipe(recipe), encoding="utf-8")
+    done = load_progress(folder / CHECKPOINTS)
+    listener = RunListener(
+        ProgressBar() if ranks.is_first else None,
+        MetricsLog(folder / METRICS, done.epoch if done else 0) if ranks.is_first else None,
+        TensorBoard(folder / "tensorboard") if ranks.is_first and settings.tensorboard else None,
+    )
+    plan_fields = {name: getattr(settings, name) for name in Plan.__dataclass_fields__}
+    try:
+        outcome = train(
+            model,
+            experiment.method,
+            experiment.task,
+            batches,
+            Plan(**plan_fields),
+            device=device,
+            folder=folder / CHECKPOINTS,
+            collect=lambda: adapter_state(model, experiment.fresh),
+            evaluate=None if watched_batches is None else lambda: measure(watched_batches),
+            listener=listener,
+            ranks=ranks,
+            recipe_digest=digest(recipe),
+            seed=recipe.seed,
+        )
+    finally:
+        listener.close()
+
+    load_official_state(model, outcome.tensors)
+    metrics = {"test": measure(measure.batches("test", splits.test))}
+    if splits.validation is not None and len(splits.validation):
+        metrics["validation"] = measure(measure.batches("validation", splits.validation))
+    selection = describe_selection(recipe, outcome)
+    if not ranks.is_first:
+        return Run(folder, recipe, selection, metrics)
+    _save(folder / ADAPTER, experiment, outcome, metrics, selection)
+    epochs = [record for record in read_records(folder / METRICS) if "epoch" in record]
+    summary = {
+        "finished": True,
+        "selection": selection,
+        **metrics,
+        "trainable_parameters": experiment.trainable_parameters,
+        "total_parameters": experiment.total_parameters,
+        "adapter_bytes": (folder / ADAPTER / "adapter_model.safetensors").stat().st_size,
+        "seconds": sum(record["seconds"] for record in epochs),
+        "seconds_per_step": float(np.median([record["seconds_per_step"] for record in epochs])),
+        "wall_seconds": time.perf_counter() - started,
+        "peak_memory_bytes": peak_memory(device),
+    }
+    MetricsLog.append(folder / METRICS, summary)
+    return Run(folder, recipe, selection, metrics, summary)
+
+
+class Measure:
+    """Metrics of an experiment's model on a part of its data."""
+
+    def __init__(self, experiment: Experiment, device: torch.device) -> None:
+        self.experiment, self.device = experiment, device
+
+    def batches(self, part: str, clouds: CloudSet) -> Batches:
+        recipe = self.experiment.recipe
+        return make_batches(recipe, clouds, part, training=False, batch_size=recipe.evaluation.batch_size)
+
+    def __call__(self, batches: Batches) -> dict[str, float]:
+        precision = self.experiment.recipe.training.precision
+        model, device = self.experiment.model, self.device
+        return evaluate(model, batches.epoch(0), device, lambda: autocast(precision, device)).metrics
+
+
+def digest(recipe: Recipe) -> str:
+    """A short fingerprint of a resolved recipe."""
+    return hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()[:16]
+
+
+def describe_selection(recipe: Recipe, outcome: Outcome) -> str:
+    """``last epoch (300)``, or how the best one was chosen, which for the test split says so plainly."""
+    select = recipe.training.select
+    if select == "last" or outcome.score is None:
+        return f"last epoch ({outcome.epoch})"
+    split = "validation" if select == "best_validation" else "TEST"
+    note = "; chosen on the test split: not an unbiased figure" if select == "best_test" else ""
+    return f"epoch {outcome.epoch}, best on the {split} split ({outcome.score:.2f} %){note}"
+
+
+def _watched_split(recipe: Recipe, splits: Splits) -> tuple[str, CloudSet] | None:
+    """The split measured during training: the test split only where the recipe selects by it."""
+    if recipe.training.select == "best_test":
+        return "test", splits.test
+    if splits.validation is not None and len(splits.validation):
+        return "validation", splits.validation
+    return None
+
+
+def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
+    path = folder / RECIPE
+    if not path.is_file():
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(f"{folder} is not a run: it has no {RECIPE}", "Choose another --output.")
+        return
+    former = load_recipe(path)
+    if digest(former) == digest(recipe):
+        return
+    changed = ", ".join(_differences(former.model_dump(), recipe.model_dump()))
+    raise UsageError(
+        f"{folder} was started with another recipe: {changed} differ",
+        "Resume with the same recipe and arguments, or start a new run with another --output.",
+    )
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in dict.fromkeys([*a, *b]):
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += _differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def _save(
+    folder: Path, experiment: Experiment, outcome: Outcome, metrics: dict[str, dict[str, float]], selection: str
+) -> None:
+    recipe = experiment.recipe.model_dump(mode="json")
+    facts: dict[str, Any] = {
+        "recipe": recipe,
+        "classes": list(experiment.task.settings()["classes"]),
+        "base_sha256": experiment.checkpoint.sha256,
+        "trainable_parameters": experiment.trainable_parameters,
+        "total_parameters": experiment.total_parameters,
+        "metrics": metrics,
+    }
+    manifest = Manifest(
+        **facts,
+        backbone=experiment.model.settings(),
+        fresh=list(experiment.fresh),
+        selection={"epoch": outcome.epoch, "text": selection},
+        versions={
+            "geopeft": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    )
+    tensors: dict[str, Tensor] = outcome.tensors
+    card = model_card(**facts, selection=selection)
+    save_adapter(
+        folder, experiment.model, tensors, manifest, experiment.method.name, experiment.method.settings(), card
+    )

@@ -1,0 +1,87 @@
+"""Fold an adapter into its base and write one checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from geopeft_cli.adapters.manifest import HEADER_KEY
+from geopeft_cli.adapters.merge import Merged, merge
+from geopeft_cli.assemble import make_batches
+from geopeft_cli.backbones.checkpoint import SETTINGS_KEY
+from geopeft_cli.contracts import official_state
+from geopeft_cli.data.clouds import CloudSet
+from geopeft_cli.errors import DataError, UsageError
+from geopeft_cli.evaluation.loop import evaluate
+from geopeft_cli.storage import new_file, refuse_existing
+from geopeft_cli.training.precision import choose_device
+from geopeft_cli.verbs.opening import Opened, check_clouds, open_data, open_trained
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What was written and what it is worth.
+
+    Attributes:
+        file: the checkpoint.
+        merged: mode, exactness, errors by layer.
+        clouds: on which clouds it was compared, in words.
+        accuracy: test accuracy before and after, in percent, for approximate modes; else ``None``.
+    """
+
+    file: Path
+    merged: Merged
+    clouds: str
+    accuracy: tuple[float, float] | None
+
+
+def merge_trained(path: Path, output: Path, mode: str = "auto", overrides: Sequence[str] = ()) -> MergeResult:
+    """Merge a run or an adapter and write a safetensors checkpoint in the official layout.
+
+    The exact modes are compared with the unmerged model on real clouds before the file is put in place; the
+    approximate ones are measured instead. Files of mode ``keep-k`` hold the geometric remainder beside the official
+    names and need geopeft to run.
+
+    Raises:
+        UsageError: the output exists, or is not a ``.safetensors`` file.
+        MergeError: the mode is not possible, or its result does not agree.
+    """
+    if output.suffix != ".safetensors":
+        raise UsageError(f"--output {output}: a merged checkpoint is a .safetensors file")
+    refuse_existing(output)
+    opened = open_trained(path, overrides)
+    if opened.manifest.merged is not None:
+        raise UsageError(f"{path} is merged already", "Merge the run or the adapter that it was made from.")
+    clouds, note = check_clouds(opened)
+    merged = merge(opened.model, mode, clouds)
+    accuracy = None if merged.exact else _accuracies(opened, merged)
+    record = {**merged.record(), "clouds": note}
+    if accuracy is not None:
+        record["test_accuracy"] = {"unmerged": accuracy[0], "merged": accuracy[1]}
+    manifest = replace(opened.manifest, merged=record)
+    with new_file(output) as partial:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in official_state(merged.model).items()},
+            partial,
+            {"format": "pt", HEADER_KEY: manifest.to_text(), SETTINGS_KEY: json.dumps(opened.manifest.backbone)},
+        )
+    return MergeResult(output, merged, note, accuracy)
+
+
+def _accuracies(opened: Opened, merged: Merged) -> tuple[float, float] | None:
+    try:
+        clouds: CloudSet = open_data(opened).test
+    except (UsageError, DataError):
+        return None
+    recipe = opened.recipe
+    device = choose_device(recipe.training.device)
+    batches = make_batches(recipe, clouds, "test", training=False, batch_size=recipe.evaluation.batch_size)
+    before, after = (
+        evaluate(model.to(device), batches.epoch(0), device).metrics["accuracy"]
+        for model in (opened.model, merged.model)
+    )
+    return before, after

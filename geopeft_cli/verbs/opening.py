@@ -1,0 +1,116 @@
+"""From a path that a user gives (run, adapter, merged file) to the model that it means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from geopeft_cli.adapters.directory import read_adapter
+from geopeft_cli.adapters.header import read_header
+from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
+from geopeft_cli.adapters.peft_layout import TENSORS
+from geopeft_cli.assemble import find_adapter, load_splits, make_batches, rebuild, rebuild_merged
+from geopeft_cli.contracts import Backbone
+from geopeft_cli.data.clouds import Splits
+from geopeft_cli.errors import AdapterError, DataError, UsageError
+from geopeft_cli.recipe.load import parse_recipe
+from geopeft_cli.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A trained model and its record.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        recipe: the adapter's own, with the user's overrides.
+        manifest: the adapter's record.
+        source: where it came from.
+    """
+
+    model: Backbone
+    recipe: Recipe
+    manifest: Manifest
+    source: Path
+
+
+def open_trained(path: Path, overrides: Sequence[str] = ()) -> Opened:
+    """Rebuild the model behind a run folder, an adapter directory, or a merged safetensors file.
+
+    Args:
+        path: what the user gives.
+        overrides: ``key.sub=value`` over the recipe in the adapter, such as ``backbone.checkpoint=PATH``.
+
+    Raises:
+        UsageError: nothing usable is there.
+        AdapterError, CheckpointError: damaged, or made for another base.
+    """
+    if path.is_file():
+        header = read_header(path)
+        if HEADER_KEY not in header.metadata:
+            raise UsageError(
+                f"{path} is a checkpoint, not a run or an adapter", f"See what it holds with geopeft inspect {path}."
+            )
+        manifest = Manifest.from_text(header.metadata[HEADER_KEY], str(path))
+        recipe = _recipe(manifest, path, overrides)
+        return Opened(rebuild_merged(path, manifest, recipe), recipe, manifest, path)
+    folder = find_adapter(path)
+    adapter = read_adapter(folder)
+    if adapter.manifest is None:
+        raise AdapterError(
+            f"{folder / TENSORS} was not written by geopeft: it does not say which backbone, classes and input it needs",
+            "Use it with Hugging Face peft, or see its tensors with geopeft inspect.",
+        )
+    recipe = _recipe(adapter.manifest, folder, overrides)
+    experiment = rebuild(recipe, adapter)
+    return Opened(experiment.model, recipe, adapter.manifest, folder)
+
+
+def _recipe(manifest: Manifest, source: Path, overrides: Sequence[str]) -> Recipe:
+    return parse_recipe(json.dumps(manifest.recipe), f"the recipe in {source}", overrides)
+
+
+def open_data(opened: Opened) -> Splits:
+    """The clouds of the recipe, whose classes must be those of the adapter.
+
+    Raises:
+        DataError: the data has other classes.
+    """
+    splits = load_splits(opened.recipe)
+    found, known = list(splits.test.classes), opened.manifest.classes
+    if found != known:
+        detail = (
+            f"it has {len(found)} classes, the adapter {len(known)}"
+            if len(found) != len(known)
+            else f"it has {next(a for a, b in zip(found, known, strict=True) if a != b)!r} "
+            f"where the adapter has {next(b for a, b in zip(found, known, strict=True) if a != b)!r}"
+        )
+        raise DataError(f"the data does not have the classes that {opened.source} was trained on: {detail}")
+    return splits
+
+
+def check_clouds(opened: Opened, count: int = 64) -> tuple[list[Tensor], str]:
+    """Prepared clouds on which a result is held against the model, and what they are in words.
+
+    They are the first of the recipe's test split, or simulated scans where the recipe's data is not on this machine.
+    """
+    recipe, note = opened.recipe, "of the test split"
+    try:
+        clouds = load_splits(recipe).test
+    except (UsageError, DataError):
+        values = {"format": "shapes", "points": recipe.data.points, "normalize": recipe.data.normalize}
+        recipe = Recipe.model_validate({**recipe.model_dump(), "data": values})
+        clouds, note = load_splits(recipe).test, "simulated, since the recipe's data is not here"
+    batches = make_batches(recipe, clouds, "test", training=False, batch_size=16)
+    found: list[Tensor] = []
+    for batch in batches.epoch(0):
+        found.append(batch.points)
+        if sum(len(points) for points in found) >= count:
+            break
+    total = torch.cat(found)[:count]
+    return list(total.split(16)), f"{len(total)} clouds {note}"
