@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geopeft_cli.errors import ShapeError
+from geopeft_cli.geometry.compiled import tracing
 from geopeft_cli.geometry.neighbors import nearest_neighbors
 
 
@@ -20,7 +21,7 @@ def inverse_distance_weights(targets: Tensor, sources: Tensor, k: int = 3, eps: 
         targets: (B, N, 3), any unit.
         sources: (B, S, 3), the same unit. With S < k all S are used.
         k: how many sources a target draws from.
-        eps: added to the squared distance, in the unit squared.
+        eps: added to the squared distance, in the unit squared; more than 0.
 
     Returns:
         Indices into S, int64, and weights, float32, each (B, N, min(k, S)), nearest first.
@@ -29,7 +30,7 @@ def inverse_distance_weights(targets: Tensor, sources: Tensor, k: int = 3, eps: 
         ShapeError: an argument is not (B, N, 3), batches differ, or there is no source.
     """
     index, squared = nearest_neighbors(sources, targets, min(k, sources.shape[1]))
-    weight = 1 / (squared + eps)
+    weight = 1 / (1 + squared / eps)  # up to scale, 1 / (squared + eps): graph optimizers take a bare 1e-8 for zero
     return index, weight / weight.sum(-1, keepdim=True)
 
 
@@ -54,11 +55,11 @@ def interpolate(features: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         )
     batch, size, channels = features.shape
     features = features.to(torch.promote_types(features.dtype, torch.float32))
+    weight = weight.to(features.dtype)
     row = index + (torch.arange(batch, device=index.device) * size).view(-1, 1, 1)
+    if tracing():  # embedding_bag, many times faster, does not survive the export to ONNX
+        return (features.flatten(0, 1)[row] * weight.unsqueeze(-1)).sum(2)
     sums: Tensor = functional.embedding_bag(
-        row.flatten(0, 1),
-        features.flatten(0, 1),
-        per_sample_weights=weight.to(features.dtype).flatten(0, 1),
-        mode="sum",
+        row.flatten(0, 1), features.flatten(0, 1), per_sample_weights=weight.flatten(0, 1), mode="sum"
     )
     return sums.view(batch, index.shape[1], channels)

@@ -114,6 +114,16 @@ def _exact(squared: Tensor, k: int) -> Neighbors:
     limit = squared.topk(k, largest=False).values[..., -1:]
     place = torch.arange(size, device=squared.device)
     rank = torch.where(squared < limit, place - size, place).masked_fill(squared > limit, size)
-    index = rank.topk(k, largest=False).values % size
-    nearest, order = squared.gather(-1, index).sort(stable=True)
-    return Neighbors(index.gather(-1, order), nearest)
+    index = rank.topk(k, largest=False).indices
+    nearest = squared.gather(-1, index)
+    order = _stable_argsort(nearest)
+    return Neighbors(index.gather(-1, order), nearest.gather(-1, order))
+
+
+def _stable_argsort(values: Tensor) -> Tensor:
+    """Ascending, equal values in place; without the stable sort, which ONNX lacks, in a traced graph."""
+    if not compiled.tracing():
+        return values.argsort(stable=True)
+    other, own = values.unsqueeze(-2), values.unsqueeze(-1)
+    earlier = torch.ones(values.shape[-1], values.shape[-1], dtype=torch.bool, device=values.device).tril(-1)
+    return ((other < own) | ((other == own) & earlier)).sum(-1).argsort()

@@ -54,7 +54,7 @@ def _tie_order(size: int, device: torch.device) -> Tensor:
     that ``size`` may be symbolic in an exported graph.
     """
     powers = 2 ** torch.arange(_MAX_THREADS.bit_length(), device=device)
-    threads = torch.where(powers <= size, powers, 1).amax()
+    threads = torch.where(powers <= size, powers, 1).amax(0)
     place = torch.arange(size, device=device)
     bits = (place % threads).unsqueeze(-1) // powers[:-1] % 2
     reversed_bits = (bits * powers[:-1].flip(0)).sum(-1)
@@ -74,15 +74,12 @@ def _walk(coordinates: Tensor, distance: Tensor, count: int) -> Tensor:
 
     ``argmax`` returns the first of several maxima and ``max`` does not promise it.
     """
-    batch, size = distance.shape
-    flat = coordinates.flatten(1)
-    first = torch.arange(batch, device=distance.device) * size
-    pick = torch.zeros_like(first)
+    x, y, z = coordinates
+    pick = torch.zeros_like(distance[:, :1], dtype=torch.int64)
     picks = [pick]
     for _ in range(count - 1):
-        delta = coordinates - flat.index_select(1, pick + first).unsqueeze(-1)
-        x, y, z = delta.mul_(delta)
-        distance = torch.minimum(distance, x.add_(y).add_(z))
-        pick = distance.argmax(1)
+        dx, dy, dz = x - x.gather(1, pick), y - y.gather(1, pick), z - z.gather(1, pick)
+        distance = torch.minimum(distance, dx.mul_(dx).add_(dy.mul_(dy)).add_(dz.mul_(dz)))
+        pick = distance.argmax(1, keepdim=True)
         picks.append(pick)
-    return torch.stack(picks, 1)
+    return torch.cat(picks, 1)
