@@ -1,0 +1,128 @@
+"""Cut golden sets down to what every clone carries: ``python tests/parity/make_core.py SOURCE_DIR [SOURCE_DIR ...]``.
+
+Writes ``tests/parity/golden/<set>`` in the same format: indices, logits, a few means, and of a set with many
+cases the small ones.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from safetensors.numpy import save_file
+
+from parity.golden_set import GoldenSet
+
+TARGET = Path(__file__).resolve().parent / "golden"
+BACKGROUND = ("prefix",)  # the one key outside the uniform ones that a comparison needs
+UNIFORM = ("schema", "set", "subject", "variant", "origin", "config", "files", "inputs", "weights", "outputs", "notes")
+
+
+@dataclass(frozen=True)
+class Core:
+    """What to keep of a set: recorded tensors by glob, and of ``config.cases`` the named ones (``None``: all)."""
+
+    outputs: tuple[str, ...] = ("*",)
+    cases: tuple[str, ...] | None = None
+
+
+CLASSIFIER = ("logits", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean")
+
+CORES = {
+    "monarch_linear": Core(
+        ("*.y", "*.dx", "*.dblkdiag*", "100x60_b8.dense", "*.rows3", "*.rowsum", "*.colsum", "*.residual_fro"),
+        ("384x384_b32", "100x60_b8", "60x100_b8", "96x288_b16"),
+    ),
+    "most_paper": Core(
+        ("*.y.mean", "1536x384_b8_k4.y", "100x60_b8_k4.*"), ("384x384_b8_k4", "1536x384_b8_k4", "100x60_b8_k4")
+    ),
+    "ops_fps_knn": Core(
+        cases=(
+            "all_300_300",
+            "scaled0.05_256_256",
+            "duplicated_1024_600",
+            "zero_padded_200_150",
+            "start_at_origin_128_32",
+        )
+    ),
+    "peft_interop": Core(),
+    "pointmae_modelnet": Core((*CLASSIFIER, "knn_idx.*")),
+    "pointmae_scan": Core(CLASSIFIER),
+}
+
+
+def write_core(source: Path, target: Path) -> None:
+    """Write the core of the set ``source`` as the directory ``target``, replacing a former one."""
+    golden = GoldenSet(source)
+    core = CORES[golden.name]
+    cases = golden.cases() if "cases" in golden.config else {}
+    dropped = [case for case in cases if core.cases is not None and case not in core.cases]
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+
+    meta = {key: golden.meta[key] for key in (*UNIFORM, *BACKGROUND) if key in golden.meta}
+    meta["inputs"] = {name: entry for name, entry in meta["inputs"].items() if not _of_case(name, dropped)}
+    if dropped:
+        kept = {name: value for name, value in cases.items() if name not in dropped}
+        meta["config"] = golden.config | {
+            "cases": kept if isinstance(golden.config["cases"], dict) else [*kept.values()]
+        }
+
+    inputs = {entry.get("tensor") for entry in meta["inputs"].values()}
+    names: set[str] = set()
+    for file, content in golden.stored.items():
+        tensors = {
+            name: tensor
+            for name, tensor in content.items()
+            if name in inputs
+            or (not _of_case(name, dropped) and any(fnmatchcase(name, pattern) for pattern in core.outputs))
+        }
+        save_file(tensors, target / file)
+        names |= tensors.keys()
+    meta["outputs"] = _described(golden, names)
+    for file in golden.meta["files"]:
+        if not file.startswith("io"):
+            _copy(golden, file, target, dropped)
+    _write_json(target / "meta.json", meta)
+
+
+def _described(golden: GoldenSet, names: set[str]) -> dict[str, Any]:
+    """The entries that still describe something, in their order."""
+    shapes = {name: list(tensor.shape) for content in golden.stored.values() for name, tensor in content.items()}
+    entries: dict[str, Any] = {}
+    for pattern, entry in golden.rules.items():
+        own = [name for name in sorted(names) if golden.rule(name) is entry]
+        if "file" in entry:
+            entries[pattern] = entry
+        elif own:
+            entry = {key: value for key, value in entry.items() if key not in ("count", "shape", "shapes")}
+            entries[pattern] = entry | {"count": len(own), "shapes": {name: shapes[name] for name in own}}
+    return entries
+
+
+def _of_case(name: str, cases: list[str]) -> bool:
+    return any(f".{case}." in f".{name}." for case in cases)
+
+
+def _copy(golden: GoldenSet, file: str, folder: Path, dropped: list[str]) -> None:
+    if not dropped or not file.endswith(".json"):
+        shutil.copyfile(golden.folder / file, folder / file)
+        return
+    _write_json(folder / file, {key: value for key, value in golden.json(file).items() if not _of_case(key, dropped)})
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        write_core(Path(argument), TARGET / GoldenSet(Path(argument)).name)
