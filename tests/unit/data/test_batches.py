@@ -240,6 +240,7 @@ class TestThread:
 
         def interrupt():
             waiting.wait(5)
+            threading.Event().wait(0.2)  # by now the consumer waits too
             signal.pthread_kill(main, signal.SIGINT)
             release.set()
 
