@@ -12,7 +12,6 @@ from parity.golden_set import GoldenSet
 from parity.make_core import CORES, TARGET, write_core
 from parity.subjects import RUNNERS
 
-
 BY_SPEED = [
     pytest.param(name, marks=[pytest.mark.slow] if name.startswith("pointmae") else []) for name in sorted(RUNNERS)
 ]
