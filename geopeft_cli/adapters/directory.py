@@ -97,7 +97,9 @@ def read_adapter(folder: Path) -> StoredAdapter:
         if not name.startswith(PREFIX):
             raise AdapterError(f"{path}: {name} does not begin with {PREFIX}", "It is not an adapter of peft's layout.")
         if not tensor.isfinite().all():
-            raise AdapterError(f"{path}: {name} holds values that are not finite", "The adapter is damaged or diverged.")
+            raise AdapterError(
+                f"{path}: {name} holds values that are not finite", "The adapter is damaged or diverged."
+            )
     return StoredAdapter(folder, {name.removeprefix(PREFIX): t for name, t in tensors.items()}, config, manifest)
 
 

@@ -109,7 +109,9 @@ def _downloaded(url: str, sha256: str) -> Path:
                 raise CheckpointError(f"{url} has SHA-256 {found}, the recipe says {sha256}", "It is another file.")
             os.replace(partial.name, target)
         except (urllib.error.URLError, OSError) as error:
-            raise CheckpointError(f"{url} could not be fetched: {error}", "Check the address and the network.") from None
+            raise CheckpointError(
+                f"{url} could not be fetched: {error}", "Check the address and the network."
+            ) from None
         finally:
             Path(partial.name).unlink(missing_ok=True)
     return target
@@ -141,7 +143,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             break
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors", f"Expected a state dict, bare or under {', '.join(CONTAINERS)}.")
+        raise CheckpointError(
+            f"{path} holds no tensors", f"Expected a state dict, bare or under {', '.join(CONTAINERS)}."
+        )
     return tensors
 
 
@@ -180,7 +184,9 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         unsafe = re.search(r"(?:GLOBAL|global|function) ([\w.]+)", str(error))
         if unsafe is None or "Unsupported operand" in str(error):
-            raise CheckpointError(f"{path} is not a checkpoint that torch can read", "Copy or download it again.") from None
+            raise CheckpointError(
+                f"{path} is not a checkpoint that torch can read", "Copy or download it again."
+            ) from None
         raise CheckpointError(
             f"{path} wants to run {unsafe[1]} on loading; nothing of it was run",
             "Only tensors and plain values are read. If you trust the file, convert it yourself to safetensors.",

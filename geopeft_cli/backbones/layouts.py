@@ -10,7 +10,6 @@ from torch import Tensor
 
 from geopeft_cli.contracts import CheckpointLayout
 
-
 POINT_MAE = CheckpointLayout(
     prefix="MAE_encoder.",
     ignored=("MAE_decoder.", "decoder_pos_embed.", "increase_dim.", "mask_token"),
@@ -30,7 +29,10 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mamba3d", (r"\.mixer\.",)),
     ("ptv3", (r"(^|\.)seg_head\.", r"(^|\.)enc\.enc0\.")),
     ("sonata", (r"(^|\.)enc\.enc0\.",)),
-    ("point_mae", (r"^(MAE_encoder\.)?blocks\.blocks\.0\.attn\.qkv\.weight$", r"^(MAE_encoder\.)?encoder\.first_conv\.")),
+    (
+        "point_mae",
+        (r"^(MAE_encoder\.)?blocks\.blocks\.0\.attn\.qkv\.weight$", r"^(MAE_encoder\.)?encoder\.first_conv\."),
+    ),
 )
 
 _TITLES = {
@@ -77,10 +79,9 @@ def strip_wrappers(name: str) -> str:
 
 def identify(tensors: Mapping[str, Tensor]) -> Identity:
     """Say which network a set of tensors (names after :func:`strip_wrappers`) belongs to."""
-    for backbone, patterns in _KINDS:
-        if all(any(re.search(pattern, name) for name in tensors) for pattern in patterns):
-            break
-    else:
+    kinds = (kind for kind, patterns in _KINDS if all(any(re.search(p, n) for n in tensors) for p in patterns))
+    backbone = next(kinds, None)
+    if backbone is None:
         return Identity(None, "an unknown network", "unknown")
     blocks = [re.search(r"(?:^|\.)blocks\.blocks\.(\d+)\.", name) for name in tensors if "decoder" not in name.lower()]
     depth = max((int(match[1]) + 1 for match in blocks if match), default=None)

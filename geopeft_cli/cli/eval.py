@@ -1,24 +1,26 @@
-"""``geopeft eval``: measure an adapter on the data of its recipe."""
+"""``geopeft eval``: measure a trained adapter."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from geopeft_cli.errors import UsageError
-
 
 def evaluate(
-    source: Annotated[Path, typer.Argument(metavar="RUN|ADAPTER", help="A run folder or an adapter directory.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN|ADAPTER", help="A run folder, an adapter directory or a merged file.")
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Values over those of the run's recipe.", show_default=False),
+        typer.Argument(metavar="KEY=VALUE", help="Values over those of the adapter's recipe.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure an adapter on the split that its recipe names, or on other data.
+    """Measure an adapter on the split that its recipe names, or on other data with the same classes.
 
     [bold]Examples[/bold]
 
@@ -26,6 +28,15 @@ def evaluate(
 
       geopeft eval runs/quickstart evaluation.split=validation --json
 
-      geopeft eval adapter/ data.root=~/scans
+      geopeft eval my_adapter data.root=/scans backbone.checkpoint=/weights/pretrain.pth
     """
-    raise UsageError("not available yet")
+    from geopeft_cli.reports.console import console, print_confusions, print_metrics
+    from geopeft_cli.verbs.evaluate import evaluate_trained
+
+    result = evaluate_trained(path, overrides or ())
+    if as_json:
+        print(json.dumps(asdict(result), indent=2))
+        return
+    out = console()
+    print_confusions(result.classes, result.confusion, out)
+    print_metrics(result.metrics, f"{result.split} ({result.clouds} clouds)", out)

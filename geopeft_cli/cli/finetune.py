@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from geopeft_cli.errors import UsageError
 
 
 def finetune(
@@ -36,9 +35,44 @@ def finetune(
       geopeft finetune recipe.yaml --output runs/rank4 --resume
     """
     if dry_run:
-        from geopeft_cli.recipe.dump import dump_recipe
-        from geopeft_cli.recipe.load import load_recipe
-
-        print(dump_recipe(load_recipe(recipe, overrides or ())), end="")
+        _show_plan(recipe, overrides or ())
         return
-    raise UsageError("not available yet")
+    from geopeft_cli.reports.console import console, duration, print_metrics
+    from geopeft_cli.verbs.finetune import finetune as run_recipe
+
+    run = run_recipe(recipe, overrides or (), output, resume)
+    if not run.summary:
+        return  # a process beside the first one
+    out, summary = console(), run.summary
+    for split, metrics in sorted(run.metrics.items(), reverse=True):
+        print_metrics(metrics, split, out)
+    out.print(f"weights kept: {run.selection}")
+    out.print(
+        f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,} parameters trained, "
+        f"{duration(summary['wall_seconds'])}"
+    )
+    out.print(f"adapter: {run.folder / 'adapter'} ({summary['adapter_bytes'] / 1e6:.2f} MB)")
+    out.print(f"log:     {run.folder / 'metrics.jsonl'}")
+    out.print("next:")
+    out.print(f"  geopeft eval {run.folder}")
+    out.print(f"  geopeft merge {run.folder} --output merged.safetensors")
+    out.print(f"  geopeft export {run.folder} --format onnx --output model.onnx")
+    out.print(f"  geopeft inspect {run.folder}")
+
+
+def _show_plan(recipe: str, overrides: Sequence[str]) -> None:
+    """The resolved recipe on stdout; on stderr what would train, after building the model and finding the data."""
+    from geopeft_cli.recipe.dump import dump_recipe
+    from geopeft_cli.recipe.load import load_recipe
+    from geopeft_cli.reports.console import console, print_parameters
+    from geopeft_cli.verbs.finetune import prepare
+    from geopeft_cli.verbs.probing import model_table
+
+    resolved = load_recipe(recipe, overrides)
+    print(dump_recipe(resolved), end="", flush=True)
+    splits, experiment = prepare(resolved)
+    notes = console(stderr=True)
+    print_parameters(model_table(experiment), notes)
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items() if part is not None)
+    notes.print(f"clouds: {counts}; {len(splits.train.classes)} classes; nothing was trained")

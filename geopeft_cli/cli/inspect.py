@@ -70,11 +70,25 @@ def _list(as_json: bool) -> None:
 
 
 def _show(target: str, as_json: bool) -> None:
-    from geopeft_cli.recipe.dump import dump_recipe
-    from geopeft_cli.recipe.load import load_recipe
+    from geopeft_cli.reports.console import console, print_parameters
+    from geopeft_cli.verbs.inspect import inspect_path
 
-    path = Path(target)
-    if path.exists() and path.suffix not in (".yaml", ".yml"):
-        raise UsageError("not available yet")
-    recipe = load_recipe(target)
-    print(recipe.model_dump_json(indent=2) if as_json else dump_recipe(recipe), end="\n" if as_json else "")
+    found = inspect_path(target)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        return
+    out = console()
+    width = max(len(heading) for heading in found.facts)
+    for heading, fact in found.facts.items():
+        if fact not in (None, [], {}):
+            out.print(f"{heading.replace('_', ' '):{width}}  {_in_words(fact)}")
+    out.print()
+    print_parameters(found.table, out)
+
+
+def _in_words(fact: object) -> str:
+    if isinstance(fact, dict):
+        return ", ".join(f"{key} {_in_words(value)}" for key, value in fact.items())
+    if isinstance(fact, list):
+        return ", ".join(_in_words(entry) for entry in fact)
+    return f"{fact:.4g}" if isinstance(fact, float) else str(fact)

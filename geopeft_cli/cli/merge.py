@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from geopeft_cli.errors import UsageError
-
 
 class MergeMode(str, Enum):
     """How an adapter is folded: ``auto``, ``exact`` and ``keep-k`` change no output, the others approximate."""
@@ -32,6 +30,10 @@ def merge(
             "drop-k, dc and calibrated cost nothing at run time and are approximate."
         ),
     ] = MergeMode.auto,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Values over those of the adapter's recipe.", show_default=False),
+    ] = None,
 ) -> None:
     """Fold an adapter into its base and write a checkpoint in the official layout.
 
@@ -43,4 +45,25 @@ def merge(
 
       geopeft merge runs/quickstart --output small.safetensors --mode calibrated
     """
-    raise UsageError("not available yet")
+    from geopeft_cli.reports.console import console
+    from geopeft_cli.verbs.merge import merge_trained
+
+    result = merge_trained(source, output, mode.value, overrides or ())
+    merged, out = result.merged, console()
+    how = "exact up to rounding" if merged.exact else "APPROXIMATE"
+    out.print(f"{output}: {merged.layers} layers merged by {merged.mode}, {how}")
+    out.print(
+        f"largest difference of a logit {merged.difference:.1e} (their root mean square is {merged.scale:.2f}), "
+        f"on {result.clouds}"
+    )
+    for name, error in merged.errors.items():
+        out.print(f"  {name}  relative error {error:.3f}")
+    if result.accuracy is not None:
+        before, after = result.accuracy
+        out.print(f"test accuracy {before:.2f} % unmerged, {after:.2f} % merged ({after - before:+.2f})")
+    if "keep-k" in merged.mode:
+        zero = [f"--mode {name}" for name, exact in merged.choices.items() if not exact and name != "exact"]
+        out.print(
+            "The geometric remainder is kept beside the weights: the file runs in geopeft. "
+            f"Without overhead, approximately: {', '.join(zero)}."
+        )

@@ -45,7 +45,8 @@ class MonarchFactors(nn.Module):
         # the same numbers of a row, read as (q, b) instead of (b, q): the stride permutation
         hidden = hidden.transpose(0, 1).flatten(1).unflatten(1, (q, b)).permute(2, 0, 1)
         result = torch.bmm(hidden, self.blkdiag2.mT)  # (b, rows, s)
-        return result.permute(1, 2, 0).flatten(1)[:, : self.outputs].unflatten(0, x.shape[:-1])
+        y: Tensor = result.permute(1, 2, 0).flatten(1)[:, : self.outputs].unflatten(0, x.shape[:-1])
+        return y
 
     @torch.no_grad()
     def dense(self) -> Tensor:
@@ -54,7 +55,8 @@ class MonarchFactors(nn.Module):
         double = MonarchFactors(self.inputs, self.outputs, self.blocks).to(identity)
         double.blkdiag1.copy_(self.blkdiag1)
         double.blkdiag2.copy_(self.blkdiag2)
-        return double(identity).mT
+        columns: Tensor = double(identity)
+        return columns.mT
 
     @property
     def nonzero_fraction(self) -> float:

@@ -8,6 +8,7 @@ where the tensor is narrower. The code released with the paper differs; see the 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -142,10 +143,11 @@ class MonarchUpdate(Foldable):
         self.kept = False
 
     def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
         if isinstance(self.base, nn.Conv1d):
-            y = self.base(x) + self.most(self.dropout(x).transpose(1, 2)).transpose(1, 2)
+            y = y + self.most(self.dropout(x).transpose(1, 2)).transpose(1, 2)
             return y if self.most.bias is None else y + self.most.bias[:, None]
-        y = self.base(x) + self.update(self.dropout(x))
+        y = y + self.update(self.dropout(x))
         return y if self.most.bias is None else y + self.most.bias
 
     def update(self, x: Tensor) -> Tensor:
@@ -224,4 +226,4 @@ class FoldStatistics(Calibration):
             return 0.0
         c = self.coefficient(mode)
         rest = held_back.target - 2 * c * held_back.product + c**2 * held_back.plain
-        return float(max(rest, 0.0) / held_back.target) ** 0.5
+        return math.sqrt(max(rest, 0.0) / held_back.target)

@@ -57,9 +57,7 @@ def print_metrics(metrics: Mapping[str, float], title: str, out: Console) -> Non
     out.print(f"{title}: {figures}")
 
 
-def print_confusions(
-    classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console
-) -> None:
+def print_confusions(classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console) -> None:
     """Recall by class, and what each class is taken for most often.
 
     Args:

@@ -93,3 +93,23 @@ def parameter_table(
         shown.append(rest)
     trained = sum(row.trainable for row in shown)
     return ParameterTable(trained, total if total is not None else counted, shown)
+
+
+def structure_warnings(shapes: Mapping[str, tuple[int, ...]], method: Mapping[str, Any]) -> list[str]:
+    """What the structure of a method's tensors implies that a user may not expect.
+
+    Args:
+        shapes: by name.
+        method: the ``method`` section of the recipe.
+    """
+    found = []
+    factors = {name: shape for name, shape in shapes.items() if name.endswith(".most.blkdiag1")}
+    sparse = {shape: min(1.0, shape[1] / shape[0]) for shape in factors.values() if shape[0] > shape[1]}
+    for (blocks, inner, _), fraction in sorted(sparse.items()):
+        found.append(
+            f"{blocks} Monarch blocks of inner width {inner} leave {100 * (1 - fraction):.0f} % of the update at zero "
+            "by structure"
+        )
+    if factors and method.get("lam", 0.0) and method.get("sides", 0):
+        found.append("lam is not 0: no exact fold into the weights alone exists; merge keeps the geometric remainder")
+    return found

@@ -60,7 +60,7 @@ class TensorBoard:
             raise MissingDependencyError(
                 "training.tensorboard needs the package tensorboard", 'pip install "geopeft[tensorboard]"'
             ) from None
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     def write(self, record: dict[str, Any]) -> None:
         for name, value in record.items():
@@ -68,10 +68,10 @@ class TensorBoard:
             for part, number in parts:
                 if name != "epoch" and isinstance(number, int | float):
                     tag = f"{name}/{part}" if part else name
-                    self._writer.add_scalar(tag, number, record["epoch"])  # type: ignore[no-untyped-call]
+                    self._writer.add_scalar(tag, number, record["epoch"])
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class RunListener:

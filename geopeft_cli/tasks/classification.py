@@ -62,8 +62,8 @@ class Classification(Task):
         fusion = backbone.get_submodule("fusion")
         assert isinstance(fusion, Fusion)
         tokens = backbone.encode(points, fusion.layers)
-        logits = head(backbone.pool(tokens, fusion(tokens)))
-        return logits
+        fused: Tensor = head(backbone.pool(tokens, fusion(tokens)))
+        return fused
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         count = logits.shape[1]

@@ -73,7 +73,9 @@ def prepare(recipe: Recipe) -> tuple[Splits, Experiment]:
     return splits, build(recipe, splits.train.classes)
 
 
-def finetune(source: str | Path, overrides: Sequence[str] = (), output: Path | None = None, resume: bool = False) -> Run:
+def finetune(
+    source: str | Path, overrides: Sequence[str] = (), output: Path | None = None, resume: bool = False
+) -> Run:
     """Run a recipe.
 
     Args:

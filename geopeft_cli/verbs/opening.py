@@ -63,7 +63,7 @@ def open_trained(path: Path, overrides: Sequence[str] = ()) -> Opened:
     adapter = read_adapter(folder)
     if adapter.manifest is None:
         raise AdapterError(
-            f"{folder / TENSORS} was not written by geopeft: it does not say which backbone, classes and input it needs",
+            f"{folder / TENSORS} was not written by geopeft: it does not say what it needs",
             "Use it with Hugging Face peft, or see its tensors with geopeft inspect.",
         )
     recipe = _recipe(adapter.manifest, folder, overrides)

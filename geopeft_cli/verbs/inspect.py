@@ -1,0 +1,149 @@
+"""Say what a recipe, a run, an adapter or a checkpoint holds. Adapters are read without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geopeft_cli.errors import UsageError
+from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        kind: ``recipe``, ``adapter``, ``merged`` or ``checkpoint``.
+        facts: short statements by heading, in the order in which they are shown.
+        table: parameters by site.
+    """
+
+    kind: str
+    facts: dict[str, Any]
+    table: ParameterTable = field(default_factory=lambda: ParameterTable(0, 0, []))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.facts, **self.table.to_json()}
+
+
+def inspect_path(target: str) -> Inspection:
+    """Look at whatever ``target`` is.
+
+    Raises:
+        GeopeftError: it is nothing that geopeft knows, or it is damaged.
+    """
+    path = Path(target).expanduser()
+    if path.suffix in (".yaml", ".yml") or not path.exists():
+        return inspect_recipe(target)
+    if path.is_dir():
+        return inspect_adapter(path)
+    return inspect_file(path)
+
+
+def inspect_adapter(path: Path) -> Inspection:
+    """A run or an adapter directory, from headers and records alone."""
+    from geopeft_cli.adapters.header import read_header
+    from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
+    from geopeft_cli.adapters.peft_layout import CONFIG, PREFIX, TENSORS, read_config
+
+    folder = next((f for f in (path, path / "adapter") if (f / CONFIG).is_file()), None)
+    if folder is None:
+        raise UsageError(
+            f"{path} holds no adapter", "Give a run folder, an adapter directory, a recipe or a checkpoint."
+        )
+    config, header = read_config(folder / CONFIG), read_header(folder / TENSORS)
+    shapes = {name.removeprefix(PREFIX): shape for name, shape in header.shapes.items()}
+    if HEADER_KEY not in header.metadata:
+        table = parameter_table(shapes)
+        table.adapter_bytes = header.size
+        facts = {"path": str(folder), "method": config["peft_type"].lower(), "written_by": "another tool (no record)"}
+        return Inspection("adapter", facts, table)
+    manifest = Manifest.from_text(header.metadata[HEADER_KEY], str(folder / TENSORS))
+    frozen_here = set() if _tokens_trained(manifest) else set(manifest.fresh)
+    table = parameter_table(shapes, set(shapes) - frozen_here, manifest.total_parameters)
+    table.adapter_bytes = header.size
+    table.warnings = structure_warnings(shapes, manifest.recipe["method"])
+    return Inspection("adapter", {"path": str(folder), **_facts(manifest)}, table)
+
+
+def inspect_recipe(source: str) -> Inspection:
+    """A recipe: the model is built, and two steps on random clouds find parameters that no gradient reaches."""
+    from geopeft_cli.recipe.load import load_recipe
+    from geopeft_cli.verbs.finetune import prepare
+    from geopeft_cli.verbs.probing import dead_parameters, model_table
+
+    recipe = load_recipe(source)
+    splits, experiment = prepare(recipe)
+    table = model_table(experiment)
+    dead = dead_parameters(experiment)
+    if dead:
+        table.warnings.append(f"no gradient reaches {len(dead)} trainable tensors: {', '.join(dead[:4])}")
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    facts = {
+        "name": recipe.name,
+        "method": _described(recipe.method.model_dump()),
+        "backbone": f"{recipe.backbone.name}, {recipe.backbone.checkpoint}",
+        "clouds": ", ".join(f"{name} {len(part)}" for name, part in parts.items() if part is not None),
+        "classes": len(splits.train.classes),
+        "augment": ", ".join(recipe.data.augment) or "none",
+        "select": recipe.training.select,
+        "published": [published.model_dump() for published in recipe.published],
+    }
+    return Inspection("recipe", facts, table)
+
+
+def inspect_file(path: Path) -> Inspection:
+    """A checkpoint: which network, size and stage it is, and what of it would load."""
+    from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
+    from geopeft_cli.backbones.files import read_metadata, read_tensors
+    from geopeft_cli.backbones.layouts import identify, strip_wrappers
+    from geopeft_cli.verbs.probing import loadability
+
+    metadata = read_metadata(path)
+    named = {strip_wrappers(name): tensor for name, tensor in read_tensors(path).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
+    table = parameter_table(shapes, trainable=set())
+    if HEADER_KEY in metadata:
+        manifest = Manifest.from_text(metadata[HEADER_KEY], str(path))
+        return Inspection("merged", {"path": str(path), **_facts(manifest), "merged": manifest.merged}, table)
+    identity = identify(named)
+    facts = {
+        "path": str(path),
+        "network": identity.title,
+        "stage": identity.stage,
+        "width": identity.width,
+        "depth": identity.depth,
+        "classes": identity.classes,
+        "tensors": len(named),
+        "loads": loadability(path, identity),
+    }
+    return Inspection("checkpoint", facts, table)
+
+
+def _facts(manifest: Any) -> dict[str, Any]:
+    recipe = manifest.recipe
+    return {
+        "name": recipe["name"],
+        "method": _described(recipe["method"]),
+        "backbone": f"{recipe['backbone']['name']}, {recipe['backbone']['checkpoint']}",
+        "base_sha256": manifest.base_sha256,
+        "classes": manifest.classes,
+        "input": f"{recipe['data']['points']} points, normalize {recipe['data']['normalize']}",
+        "seed": recipe["seed"],
+        "weights_kept": manifest.selection.get("text"),
+        "metrics": manifest.metrics,
+        "versions": manifest.versions,
+    }
+
+
+def _described(method: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in method.items() if key != "name")
+    return f"{method['name']} ({settings})" if settings else str(method["name"])
+
+
+def _tokens_trained(manifest: Any) -> bool:
+    """Whether the class tokens that travel with the adapter also trained: unless the recipe freezes them."""
+    return bool(manifest.recipe["method"]["tokens"] != "freeze")

@@ -1,0 +1,57 @@
+"""What ``inspect`` finds out by building a model or trying a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from geopeft_cli.assemble import Experiment
+from geopeft_cli.backbones import BACKBONES, backbone_class
+from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
+from geopeft_cli.backbones.layouts import Identity
+from geopeft_cli.contracts import official_parameters
+from geopeft_cli.errors import GeopeftError
+from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
+
+
+def model_table(experiment: Experiment) -> ParameterTable:
+    """Parameters of a built model by site."""
+    parameters = official_parameters(experiment.model)
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    table = parameter_table(shapes, {name for name, parameter in parameters.items() if parameter.requires_grad})
+    table.warnings = structure_warnings(shapes, experiment.recipe.method.model_dump())
+    return table
+
+
+def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:
+    """Trainable tensors that no gradient reaches in a few steps on random clouds; the model is changed by them."""
+    model, task = experiment.model.train(), experiment.task
+    parameters = {name: p for name, p in official_parameters(model).items() if p.requires_grad}
+    optimizer = torch.optim.SGD(parameters.values(), lr=1e-2)
+    reached: set[str] = set()
+    generator = torch.Generator().manual_seed(0)
+    classes = len(task.settings()["classes"])
+    for _ in range(steps):
+        points = torch.rand(4, experiment.recipe.data.points, 3, generator=generator) - 0.5
+        labels = torch.randint(classes, (4,), generator=generator)
+        optimizer.zero_grad()
+        task.loss(model(points), labels).backward()
+        optimizer.step()
+        reached |= {name for name, p in parameters.items() if p.grad is not None and bool(p.grad.any())}
+    return [name for name in parameters if name not in reached]
+
+
+def loadability(path: Path, identity: Identity) -> str:
+    """``yes`` with the tensors that start fresh, or the reason why the file does not load."""
+    if identity.backbone not in BACKBONES:
+        return f"no: {identity.title} is not among the backbones of this version ({', '.join(BACKBONES)})"
+    kind = backbone_class(identity.backbone)
+    try:
+        checkpoint = read_checkpoint(str(path), identity.backbone, kind.layout)
+        backbone = kind(**infer_sizes(checkpoint, {}))
+        fresh = load_backbone(backbone, checkpoint)
+    except GeopeftError as error:
+        return f"no: {error.message}"
+    head = f"; has a head for {identity.classes} classes" if identity.classes else ""
+    return f"yes, as {identity.backbone}{head}" + (f"; starts fresh: {', '.join(fresh)}" if fresh else "")
