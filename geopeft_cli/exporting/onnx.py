@@ -1,0 +1,144 @@
+"""The model as one self-contained ONNX file, from points to logits."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geopeft_cli.adapters.manifest import Manifest
+from geopeft_cli.contracts import Backbone
+from geopeft_cli.errors import MissingDependencyError
+from geopeft_cli.exporting.program import trace
+from geopeft_cli.exporting.verification import Verification, record, standalone, verify
+from geopeft_cli.storage import new_file
+
+PROVIDERS = ["CPUExecutionProvider"]
+
+
+def export_onnx(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest) -> Verification:
+    """Write one ONNX file that holds weights, grouping and all, and verify it with onnxruntime.
+
+    Input ``points`` float32 (batch, n, 3), output ``logits`` float32 (batch, classes), for any batch and any n
+    from the number of groups up. Class names and input preparation are in the metadata of the file. The graph
+    has operators of the standard alone.
+
+    Args:
+        model: with its task, with or without wrappers.
+        path: the file, replaced if it exists.
+        clouds: real clouds (B, N, 3), prepared as for the model, to verify with.
+        manifest: for class names and input preparation.
+
+    Raises:
+        MissingDependencyError: onnx, onnxscript or onnxruntime is not installed.
+        ExportError: the written graph does not reproduce the model; no file is left.
+        ShapeError: ``clouds`` is not (B, N, 3) or too small for the backbone.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise MissingDependencyError(
+                f"export to ONNX needs {name}, which is not installed", 'Run pip install "geopeft[export]".'
+            ) from None
+    import onnx
+
+    alone = standalone(model)
+    clouds = clouds.detach().cpu().float()
+    graph = _folded(_translated(alone, clouds))
+    onnx.helper.set_model_props(graph, record(manifest))
+    onnx.checker.check_model(graph)
+    with new_file(path) as partial:
+        onnx.save(graph, partial)
+        return verify(_runner(partial), alone, clouds, partial)
+
+
+def _translated(model: Backbone, clouds: Tensor) -> Any:
+    """The model as an ``onnx.ModelProto``, not optimized."""
+    import onnxscript.optimizer
+
+    program = trace(model, clouds)
+    with _quiet():
+        # torch's own optimizer takes most of the time and leaves the folding of large weights undone
+        exported = torch.onnx.export(
+            program, (), dynamo=True, input_names=["points"], output_names=["logits"], verbose=False, optimize=False
+        )
+        assert exported is not None
+        onnxscript.optimizer.inline(exported.model)
+        onnxscript.optimizer.fold_constants(exported.model)
+        onnxscript.optimizer.remove_unused_nodes(exported.model)
+    return exported.model_proto
+
+
+def _folded(graph: Any) -> Any:
+    """The graph after onnxruntime has computed all that depends on weights alone, without traces of this machine."""
+    import onnx
+    import onnxruntime
+
+    options = _options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")
+        onnx.save(graph, before)
+        options.optimized_model_filepath = str(after)
+        onnxruntime.InferenceSession(before, options, providers=PROVIDERS)
+        folded = onnx.load(after)
+    used = {node.domain for node in folded.graph.node}
+    opsets = [opset for opset in folded.opset_import if opset.domain in used]
+    del folded.opset_import[:]
+    folded.opset_import.extend(opsets)
+    for entry in (*folded.graph.node, *folded.graph.input, *folded.graph.output, *folded.graph.initializer):
+        entry.doc_string = ""
+        del entry.metadata_props[:]
+    del folded.graph.metadata_props[:]
+    del folded.graph.value_info[:]
+    points, logits = folded.graph.input[0], folded.graph.output[0]
+    for value, names in ((points, ("batch", "n")), (logits, ("batch",))):
+        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+            dimension.dim_param = name
+    return folded
+
+
+def _runner(path: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, _options(), providers=PROVIDERS)
+
+    def run(points: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"points": points.numpy()})[0])
+
+    return run
+
+
+def _options() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    return options
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress, warnings and log lines of the exporter, which tell a user of ours nothing."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

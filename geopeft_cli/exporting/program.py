@@ -1,0 +1,60 @@
+"""The model as one torch.export program, from points to logits."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from geopeft_cli.adapters.manifest import Manifest
+from geopeft_cli.contracts import Backbone
+from geopeft_cli.exporting.verification import Verification, fewest_points, record, resized, standalone, verify
+from geopeft_cli.storage import new_file
+
+RECORD = "geopeft.json"
+
+
+def export_program(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest) -> Verification:
+    """Write a ``.pt2`` file for ``torch.export.load`` that holds weights, grouping and all, and verify it.
+
+    Its one argument is ``points`` (batch, n, 3), its result the logits (batch, classes), for any batch and any n
+    from the number of groups up. The extra file ``geopeft.json`` holds class names and input preparation.
+
+    Args:
+        model: with its task, with or without wrappers.
+        path: the file, replaced if it exists.
+        clouds: real clouds (B, N, 3), prepared as for the model, to verify with.
+        manifest: for class names and input preparation.
+
+    Raises:
+        ExportError: the written program does not reproduce the model; no file is left.
+        ShapeError: ``clouds`` is not (B, N, 3) or too small for the backbone.
+    """
+    alone = standalone(model)
+    clouds = clouds.detach().cpu().float()
+    program = trace(alone, clouds)
+    with new_file(path) as partial, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, partial, extra_files={RECORD: json.dumps(record(manifest))})
+        written = torch.export.load(partial).module()
+        return verify(written, alone, clouds, partial)
+
+
+@torch.no_grad()
+def trace(model: Backbone, clouds: Tensor) -> ExportedProgram:
+    """Record the model, in evaluation mode on the CPU, for any batch and any number of points.
+
+    Source positions are left out: they are the paths of this machine.
+    """
+    dims = {0: Dim("batch", min=1), 1: Dim("n", min=fewest_points(model))}
+    example = resized(clouds, 3, clouds.shape[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, (example,), dynamic_shapes={"points": dims}, strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
