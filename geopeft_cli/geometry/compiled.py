@@ -41,16 +41,18 @@ def disabled() -> Iterator[None]:
         _disabled.reset(token)
 
 
-def tracing() -> bool:
-    """Whether a graph is being recorded, in which no decision may depend on values."""
+def tracing(*tensors: Tensor) -> bool:
+    """Whether no decision may depend on values: a graph is being recorded, or a tensor has none (meta, fake)."""
+    if any(tensor.is_meta or type(tensor) is not Tensor for tensor in tensors):
+        return True
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def usable(*tensors: Tensor) -> bool:
     """Whether the kernels can take these tensors: plain, on the CPU, not traced, numba there and not disabled."""
-    if _disabled.get() or tracing():
+    if _disabled.get() or tracing(*tensors):
         return False
-    return all(type(tensor) is Tensor and tensor.device.type == "cpu" for tensor in tensors) and _numba() is not None
+    return all(tensor.device.type == "cpu" for tensor in tensors) and _numba() is not None
 
 
 def walk(coordinates: Tensor, distance: Tensor, count: int) -> Tensor:

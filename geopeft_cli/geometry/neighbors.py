@@ -52,7 +52,7 @@ def nearest_neighbors(reference: Tensor, query: Tensor, k: int, exclude_self: bo
     require_count(k, reference.shape[1] - int(exclude_self), "nearest neighbors")
     query = query.detach().float()
     reference = reference.detach().float().transpose(1, 2).contiguous()
-    if compiled.tracing():
+    if compiled.tracing(query, reference):
         squared = _squared_distances(query, reference)
         return _exact(_without_self(squared, 0) if exclude_self else squared, k)
     if compiled.usable(query, reference):

@@ -58,7 +58,7 @@ def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: float, lam: f
     if slots.ndim != 1:
         raise ShapeError(f"slots has shape {tuple(slots.shape)}, expected (T,)")
     identity = torch.eye(slots.shape[0], device=centers.device).expand(centers.shape[0], -1, -1)
-    if lam == 0 or power == 0:
+    if lam == 0 or power == 0 or centers.shape[1] < 2:
         return identity
     index, weight = _weights(centers, neighbors, eps)
     smoothed = _dense(index, weight)
