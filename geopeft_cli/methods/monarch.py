@@ -68,3 +68,30 @@ class MonarchFactors(nn.Module):
         """Channels added to (in, out) so that the blocks divide them."""
         b, _, p = self.blkdiag1.shape
         return b * p - self.inputs, b * self.blkdiag2.shape[1] - self.outputs
+
+
+@torch.no_grad()
+def project_to_monarch(dense: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
+    """``blkdiag1`` and ``blkdiag2`` of the Monarch matrix nearest to a dense one (Dao et al., 2022, section 3.2).
+
+    Args:
+        dense: (out, in).
+        blocks: b, which must divide the inner width q so that all tiles have the same rank q / b.
+
+    Raises:
+        UsageError: b does not divide q.
+    """
+    outputs, inputs = dense.shape
+    p, s = math.ceil(inputs / blocks), math.ceil(outputs / blocks)
+    q = min(p, s)
+    if q % blocks:
+        raise UsageError(
+            f"a {outputs} x {inputs} matrix has no projection onto {blocks} blocks", f"{blocks} must divide {q}."
+        )
+    padded = nn.functional.pad(dense.double(), (0, blocks * p - inputs, 0, blocks * s - outputs))
+    tiles = padded.unflatten(1, (blocks, p)).unflatten(0, (s, blocks)).permute(2, 1, 0, 3)  # (k, j, s, p)
+    u, values, vh = torch.linalg.svd(tiles, full_matrices=False)
+    rank = q // blocks
+    root = values[..., :rank].sqrt()
+    first, second = root.unsqueeze(-1) * vh[..., :rank, :], u[..., :rank] * root.unsqueeze(-2)
+    return first.transpose(1, 2).flatten(1, 2).to(dense.dtype), second.permute(1, 2, 0, 3).flatten(2).to(dense.dtype)
