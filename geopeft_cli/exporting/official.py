@@ -1,0 +1,113 @@
+"""A fine-tuned model as a checkpoint for the code of the backbone's authors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from geopeft_cli.adapters.manifest import Manifest
+from geopeft_cli.backbones.checkpoint import SETTINGS_KEY, load_backbone, load_head, read_checkpoint
+from geopeft_cli.contracts import Backbone, Foldable, Wrapper, official_name, official_state
+from geopeft_cli.errors import ExportError, UsageError
+from geopeft_cli.exporting.verification import Verification, record, standalone
+from geopeft_cli.storage import new_file
+from geopeft_cli.tasks.classification import Classification
+
+
+def export_official(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest) -> Verification:
+    """Write a fine-tuned model in the layout of Point-MAE's own fine-tuning runs, read it back, and compare bitwise.
+
+    A ``.pth`` file has the keys ``base_model``, ``epoch``, ``metrics`` and ``best_metrics``; a ``.safetensors`` file
+    is flat, with the backbone's settings, class names and input preparation in its header.
+
+    Args:
+        model: with its task, without wrappers: plain or merged.
+        path: the file, replaced if it exists; its suffix chooses the form.
+        clouds: real clouds (B, N, 3), prepared as for the model, to verify with.
+        manifest: for epoch, accuracy, class names and input preparation.
+
+    Raises:
+        UsageError: another suffix.
+        ExportError: the layout cannot express the model, or the file does not reproduce it; no file is left.
+    """
+    if path.suffix not in (".pth", ".safetensors"):
+        raise UsageError(f"{path}: a checkpoint in the official layout is a .pth or a .safetensors file")
+    tensors = official_tensors(model)
+    alone = standalone(model)
+    clouds = clouds.detach().cpu().float()
+    with new_file(path) as partial:
+        if path.suffix == ".pth":
+            torch.save({"base_model": tensors, **_progress(manifest)}, partial)
+        else:
+            header = {"format": "pt", SETTINGS_KEY: json.dumps(model.settings()), **record(manifest)}
+            save_file(tensors, partial, header)
+        difference = _difference(partial, alone, clouds)
+        if difference != 0.0:
+            raise ExportError(f"the written checkpoint differs from the model by {difference:.3g} in its logits")
+        return Verification(((clouds.shape[0], clouds.shape[1]),), difference, partial.stat().st_size)
+
+
+def official_tensors(model: Backbone) -> dict[str, Tensor]:
+    """All tensors of a classifier by official name, as contiguous copies on the CPU.
+
+    Raises:
+        ExportError: the official class has no place for a part of the model; the hint names the way out.
+    """
+    wrappers = {official_name(name): part for name, part in model.named_modules() if isinstance(part, Wrapper)}
+    if wrappers:
+        name, wrapper = next(iter(wrappers.items()))
+        raise ExportError(
+            f"the official layout has no place for the {type(wrapper).__name__} at {name}", _way_out(wrappers)
+        )
+    task = model.task
+    if not isinstance(task, Classification):
+        raise ExportError("the official layout that is written here is a classifier's", "Give a trained classifier.")
+    if task.fusion["layers"]:
+        raise ExportError(
+            "the official classifier has no feature fusion",
+            "Export to onnx or pt2, or train with task.fusion.layers=0.",
+        )
+    if task.head != "mlp":
+        raise ExportError(
+            f"the official classifier has the mlp head, this model a {task.head} one",
+            "Export to onnx or pt2, or train with task.head=mlp.",
+        )
+    return {name: tensor.cpu().clone().contiguous() for name, tensor in official_state(model).items()}
+
+
+def _way_out(wrappers: dict[str, Wrapper]) -> str:
+    layers = [wrapper for wrapper in wrappers.values() if isinstance(wrapper, Foldable)]
+    if len(layers) < len(wrappers):
+        return "It cannot be merged into the weights either. Export to onnx or pt2."
+    if all("exact" in layer.exact_modes for layer in layers):
+        return "Merge first, which is exact: geopeft merge RUN --output FILE.safetensors; then export FILE."
+    approximate = dict.fromkeys(mode for layer in layers for mode in layer.approximate_modes)
+    return (
+        "Merging it into plain weights is exact only for lam = 0. Export to onnx or pt2, or merge the run with an "
+        f"approximate mode: geopeft merge RUN --mode {'|'.join(approximate)} --output FILE.safetensors; "
+        "then export FILE."
+    )
+
+
+def _progress(manifest: Manifest) -> dict[str, Any]:
+    """What the authors' loaders print and resume from, beside the weights."""
+    figures: dict[str, float] = manifest.metrics.get("test") or next(iter(manifest.metrics.values()), {})
+    metrics = {"acc": float(figures["accuracy"])} if "accuracy" in figures else {}
+    return {"epoch": int(manifest.selection.get("epoch", 0)), "metrics": metrics, "best_metrics": dict(metrics)}
+
+
+@torch.no_grad()
+def _difference(path: Path, model: Backbone, clouds: Tensor) -> float:
+    """The largest difference of the logits between the model and what the file gives."""
+    assert model.task is not None
+    checkpoint = read_checkpoint(str(path), model.name, model.layout)
+    again = type(model)(**model.settings())
+    load_backbone(again, checkpoint)
+    type(model.task)(**model.task.settings()).attach(again)
+    load_head(again, checkpoint)
+    return float((standalone(again)(clouds) - model(clouds)).abs().max())

@@ -1,0 +1,138 @@
+"""A LoRA adapter, and the base it belongs to, for Hugging Face peft."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from geopeft_cli.adapters.manifest import Manifest
+from geopeft_cli.adapters.peft_layout import CARD, CONFIG, PREFIX, TENSORS, write_config
+from geopeft_cli.backbones.checkpoint import SETTINGS_KEY
+from geopeft_cli.contracts import Backbone, Wrapper, official_name, official_state
+from geopeft_cli.errors import ExportError
+from geopeft_cli.exporting.verification import Verification, disagreement, record, resized, standalone
+from geopeft_cli.methods.lora import LowRankUpdate
+from geopeft_cli.storage import new_folder
+
+BASE = "base_model.safetensors"
+HEAD = "cls_head_finetune"
+TOLERANCE = 1e-5
+
+
+def export_peft(
+    model: Backbone, folder: Path, clouds: Tensor, manifest: Manifest, settings: Mapping[str, Any]
+) -> Verification:
+    """Write a directory that ``peft.PeftModel.from_pretrained`` loads, and verify it with peft where that is installed.
+
+    The adapter holds the LoRA factors and the head. peft ignores what else an adapter file holds without a word;
+    therefore everything else, such as class tokens that were trained, is in ``base_model.safetensors``, the
+    complete model without LoRA. ``README.md`` has the lines that load both.
+
+    Args:
+        model: with its task, adapted by LoRA.
+        folder: the directory, replaced if it exists.
+        clouds: real clouds (B, N, 3), prepared as for the model, to verify with.
+        manifest: for the input preparation.
+        settings: of the LoRA method: rank, alpha, dropout, rslora.
+
+    Returns:
+        What was verified; without peft, ``verified`` is false.
+
+    Raises:
+        ExportError: the method is not LoRA, or peft does not reproduce the model; no directory is left.
+    """
+    wrappers = _lora_layers(model)
+    tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in official_state(model).items()}
+    factors = {f"{layer}.{factor}.weight" for layer in wrappers for factor in ("lora_A", "lora_B")}
+    base = {name: tensor for name, tensor in tensors.items() if name not in factors}
+    adapter = {name: tensor for name, tensor in tensors.items() if name in factors or name.startswith(f"{HEAD}.")}
+    with new_folder(folder) as partial:
+        save_file(base, partial / BASE, {"format": "pt", SETTINGS_KEY: json.dumps(model.settings())})
+        save_file({PREFIX + name: tensor for name, tensor in adapter.items()}, partial / TENSORS, {"format": "pt"})
+        write_config(partial / CONFIG, "lora", settings, wrappers, [HEAD], BASE)
+        (partial / CARD).write_text(_card(model, manifest), encoding="utf-8")
+        size = sum(file.stat().st_size for file in partial.iterdir())
+        return _verify(partial, standalone(model), clouds.detach().cpu().float(), size)
+
+
+def _lora_layers(model: Backbone) -> list[str]:
+    """Official names of the adapted layers.
+
+    Raises:
+        ExportError: there are none, or another method's.
+    """
+    wrappers = {official_name(name): part for name, part in model.named_modules() if isinstance(part, Wrapper)}
+    others = [part for part in wrappers.values() if not isinstance(part, LowRankUpdate)]
+    if wrappers and not others:
+        return list(wrappers)
+    found = f"the layers of this model are adapted by {type(others[0]).__name__}" if others else "this model has none"
+    raise ExportError(
+        f"peft can load LoRA adapters, and {found}",
+        "Merge the run (geopeft merge) for plain weights, or export to onnx or pt2. A merged update is not "
+        "approximated by LoRA factors.",
+    )
+
+
+@torch.no_grad()
+def _verify(folder: Path, model: Backbone, clouds: Tensor, size: int) -> Verification:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            peft = importlib.import_module("peft")
+    except ImportError:
+        return Verification((), 0.0, size)
+    assert model.task is not None
+    plain = type(model)(**model.settings())
+    type(model.task)(**model.task.settings()).attach(plain)
+    plain.load_state_dict(load_file(folder / BASE))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = peft.PeftModel.from_pretrained(plain, folder, torch_device="cpu").eval()
+    cases, largest = [], 0.0
+    for batch in (1, len(clouds)):
+        given = resized(clouds, batch, clouds.shape[1])
+        case = f"{batch} clouds of {given.shape[1]} points"
+        largest = max(largest, disagreement(loaded(given), model(given), case, TOLERANCE))
+        cases.append((batch, given.shape[1]))
+    return Verification(tuple(dict.fromkeys(cases)), largest, size)
+
+
+def _card(model: Backbone, manifest: Manifest) -> str:
+    task = model.task
+    assert task is not None
+    prepared = record(manifest)
+    return f"""---
+library_name: peft
+base_model: {BASE}
+tags: [point-cloud, 3d, geopeft, lora]
+---
+
+# LoRA on {model.name}, for Hugging Face peft
+
+`{TENSORS}` holds the LoRA factors and the head, `{BASE}` everything else. The adapter
+belongs to that base and to no other: peft does not notice a wrong one.
+Written by geopeft {prepared["geopeft_version"]}.
+
+```python
+from peft import PeftModel
+from safetensors.torch import load_file
+from {type(model).__module__} import {type(model).__name__}
+from {type(task).__module__} import {type(task).__name__}
+
+model = {type(model).__name__}(**{model.settings()!r})
+{type(task).__name__}(**{task.settings()!r}).attach(model)
+model.load_state_dict(load_file("{BASE}"))
+model = PeftModel.from_pretrained(model, ".").eval()
+```
+
+`model(points)` takes clouds (batch, n, 3), prepared with normalize {prepared["normalize"]} (trained on
+{prepared["points"]} points each), and gives logits (batch, {len(manifest.classes)}).
+"""
