@@ -168,23 +168,3 @@ def _tokens_train(recipe: Recipe, method: Method, fresh: Sequence[str]) -> bool:
     if recipe.method.tokens != "auto":
         return recipe.method.tokens == "train"
     return method.trains_tokens == "always" or bool(fresh)
-
-
-def find_adapter(path: Path) -> Path:
-    """The adapter directory of a run or of an adapter given as such.
-
-    Raises:
-        UsageError: there is none.
-    """
-    for folder in (path, path / "adapter"):
-        if (folder / "adapter_config.json").is_file():
-            return folder
-    if not path.exists():
-        raise UsageError(f"no run or adapter at {path}")
-    unfinished = (path / "checkpoints").is_dir()
-    raise UsageError(
-        f"{path} holds no adapter",
-        "The run is not finished: continue it with geopeft finetune RECIPE --output DIR --resume."
-        if unfinished
-        else "Give a run folder or an adapter directory.",
-    )

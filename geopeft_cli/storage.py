@@ -9,55 +9,87 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from geopeft_cli.errors import UsageError
+from safetensors import SafetensorError
+
+from geopeft_cli.errors import GeopeftError, UsageError
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary path in the folder of ``path``, which takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o666 & ~_umask())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        partial = Path(name)
+        try:
+            yield partial
+            partial.chmod(0o666 & ~_umask())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path``, which takes its place (and that of a former one) when the block ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            yield partial
+            partial.chmod(0o777 & ~_umask())
+            for file in partial.iterdir():
+                file.chmod(0o666 & ~_umask())
+            _put_folder(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put_folder(partial: Path, path: Path) -> None:
+    if not path.exists():
+        os.replace(partial, path)
+        return
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    os.replace(path, aside / path.name)
     try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        for file in partial.iterdir():
-            file.chmod(0o666 & ~_umask())
-        if path.exists():
-            former = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-            os.replace(path, former / path.name)
-            os.replace(partial, path)
-            shutil.rmtree(former)
-        else:
-            os.replace(partial, path)
+        os.replace(partial, path)
+    except BaseException:
+        os.replace(aside / path.name, path)
+        raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(aside)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """A full disk or a missing permission while ``path`` is written, as a failure that needs no traceback.
+
+    Raises:
+        GeopeftError: instead of what the operating system or safetensors raised.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise GeopeftError(
+            f"{path} could not be written: {reason}", "Check the free space and the permissions there."
+        ) from error
 
 
 def refuse_existing(path: Path, hint: str = "Choose another --output, or remove it.") -> None:
-    """Stop before any work is done when the place of the result is taken; an empty folder is free.
+    """Stop before any work is done when the place of the result is taken or closed; an empty folder is free.
 
     Raises:
-        UsageError: there is a file or a folder with content.
+        UsageError: there is a file or a folder with content, or nothing can be made there.
     """
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() or path.is_symlink():
         raise UsageError(f"{path} exists", hint)
+    home = next(parent for parent in path.absolute().parents if os.path.exists(parent))
+    if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} cannot be made: {home} is not a folder that you may write in", hint)
 
 
 def _umask() -> int:

@@ -12,9 +12,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
+from geopeft_cli.assets.pretrain_point_mae_tiny import save
+from geopeft_cli.backbones.point_mae import PointMAE
+from geopeft_cli.verbs.finetune import finetune
+
 torch.set_num_threads(1)
 
 PROJECT = Path(__file__).resolve().parents[1]
+TINY_RECIPE = """\
+name: tiny
+data: {{format: shapes, points: 128, train_per_class: 3, validation_per_class: 1, test_per_class: 2}}
+backbone: {{checkpoint: {base}, groups: 16, group_size: 8}}
+method: {{name: most, blocks: 4}}
+training: {{epochs: 2, batch_size: 16, lr: 1e-3, warmup_epochs: 0, schedule: cosine, device: cpu}}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +44,34 @@ def real_data() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real scans at {root}: set GEOPEFT_TEST_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pre-training checkpoint of a random Point-MAE with 2 blocks of width 24, in the official layout."""
+    path = tmp_path_factory.mktemp("base") / "tiny.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        save(PointMAE(24, 2, 4, groups=16, group_size=8), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe on that checkpoint whose run takes about a second; MoST, two epochs of two steps."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(TINY_RECIPE.format(base=tiny_base))
+    return path
+
+
+@pytest.fixture(scope="session")
+def most_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny recipe; not to be changed."""
+    return finetune(tiny_recipe, (), tmp_path_factory.mktemp("runs") / "most").folder
+
+
+@pytest.fixture(scope="session")
+def lora_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny recipe with LoRA on every layer of the blocks; not to be changed."""
+    overrides = ["method={name: lora, rank: 2}"]
+    return finetune(tiny_recipe, overrides, tmp_path_factory.mktemp("runs") / "lora").folder

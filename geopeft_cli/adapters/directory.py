@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geopeft_cli.adapters.header import read_header
 from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
-from geopeft_cli.adapters.peft_layout import CARD, CONFIG, PREFIX, TENSORS, read_config, write_config
+from geopeft_cli.adapters.peft_layout import CARD, CONFIG, PREFIX, TENSORS, check_config, read_config, write_config
 from geopeft_cli.contracts import Backbone, Wrapper, load_official_state, official_name, official_state
 from geopeft_cli.errors import AdapterError
 from geopeft_cli.storage import new_folder
@@ -88,6 +88,8 @@ def read_adapter(folder: Path) -> StoredAdapter:
     path = folder / TENSORS
     header = read_header(path)
     manifest = Manifest.from_text(header.metadata[HEADER_KEY], str(path)) if HEADER_KEY in header.metadata else None
+    if manifest is not None:
+        check_config(config, manifest.recipe["method"], folder / CONFIG)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in header.shapes}

@@ -9,6 +9,7 @@ from typing import Any
 from geopeft_cli.errors import AdapterError
 
 FORMAT = 1
+SECTIONS = ("data", "backbone", "method", "task", "training")  # of a recipe
 HEADER_KEY = "geopeft"  # in the header of the safetensors file, where Hugging Face peft does not look
 
 
@@ -62,6 +63,10 @@ class Manifest:
         if found != FORMAT:
             raise AdapterError(f"{source} is of format {found}, this geopeft reads {FORMAT}", "Update geopeft.")
         try:
-            return cls(**values)
-        except TypeError as error:
+            manifest = cls(**values)
+            odd = [name for name in SECTIONS if not isinstance(manifest.recipe.get(name), dict)]
+        except (TypeError, AttributeError) as error:
             raise AdapterError(f"{source} has a damaged record: {error}", "Copy or make the adapter again.") from None
+        if odd:
+            raise AdapterError(f"{source} has a damaged record: no {', '.join(odd)} in its recipe")
+        return manifest

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geopeft_cli.errors import AdapterError
+from geopeft_cli.errors import AdapterError, UsageError
 
 TENSORS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -59,21 +59,68 @@ def write_config(
         "base_model_name_or_path": base,
         "inference_mode": True,
         "modules_to_save": sorted(modules_to_save),
-        "peft_type": "LORA" if method == "lora" else f"GEOPEFT_{method.upper()}",
         "revision": None,
         "task_type": None,
+        **_defining(method, settings),
     }
     if method == "lora":
         config |= {
             "bias": "none",
             "fan_in_fan_out": False,
-            "lora_alpha": settings["alpha"],
             "lora_dropout": settings["dropout"],
-            "r": settings["rank"],
             "target_modules": sorted(targets),
-            "use_rslora": settings["rslora"],
         }
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _defining(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the configuration that, changed, would make another model of the same tensors."""
+    if method != "lora":
+        return {"peft_type": f"GEOPEFT_{method.upper()}"}
+    return {
+        "lora_alpha": settings["alpha"],
+        "peft_type": "LORA",
+        "r": settings["rank"],
+        "use_rslora": settings["rslora"],
+    }
+
+
+def check_config(config: Mapping[str, Any], method: Mapping[str, Any], path: Path) -> None:
+    """Hold a configuration against the record of the same adapter.
+
+    Args:
+        config: as read from ``path``.
+        method: the ``method`` section of the recorded recipe.
+
+    Raises:
+        AdapterError: it was changed.
+    """
+    for key, value in _defining(method["name"], method).items():
+        if config.get(key) != value:
+            raise AdapterError(
+                f"{path}: {key} is {config.get(key)!r}, the adapter was trained with {value!r}",
+                "Undo the change, or copy or make the adapter again.",
+            )
+
+
+def find_adapter(path: Path) -> Path:
+    """The adapter directory of a run or of an adapter given as such.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for folder in (path, path / "adapter"):
+        if (folder / CONFIG).is_file():
+            return folder
+    if not path.exists():
+        raise UsageError(f"no run or adapter at {path}")
+    recipe = path / "recipe.yaml"
+    raise UsageError(
+        f"{path} holds no adapter",
+        f"The run is not finished: go on with geopeft finetune {recipe} --output {path} --resume."
+        if recipe.is_file()
+        else "Give a run folder or an adapter directory.",
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:

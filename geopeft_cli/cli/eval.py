@@ -30,7 +30,7 @@ def evaluate(
 
       geopeft eval my_adapter data.root=/scans backbone.checkpoint=/weights/pretrain.pth
     """
-    from geopeft_cli.reports.console import console, print_confusions, print_metrics
+    from geopeft_cli.reports.console import console, print_confusions, print_metrics, split_title
     from geopeft_cli.verbs.evaluate import evaluate_trained
 
     result = evaluate_trained(path, overrides or ())
@@ -39,4 +39,5 @@ def evaluate(
         return
     out = console()
     print_confusions(result.classes, result.confusion, out)
-    print_metrics(result.metrics, f"{result.split} ({result.clouds} clouds)", out)
+    out.print(f"weights kept: {result.weights_kept}")
+    print_metrics(result.metrics, f"{split_title(result.split, result.select)}, {result.clouds} clouds", out)

@@ -37,7 +37,7 @@ def finetune(
     if dry_run:
         _show_plan(recipe, overrides or ())
         return
-    from geopeft_cli.reports.console import console, duration, print_metrics
+    from geopeft_cli.reports.console import console, duration, print_metrics, split_title
     from geopeft_cli.verbs.finetune import finetune as run_recipe
 
     run = run_recipe(recipe, overrides or (), output, resume)
@@ -45,7 +45,7 @@ def finetune(
         return  # a process beside the first one
     out, summary = console(), run.summary
     for split, metrics in sorted(run.metrics.items(), reverse=True):
-        print_metrics(metrics, split, out)
+        print_metrics(metrics, split_title(split, run.recipe.training.select), out)
     out.print(f"weights kept: {run.selection}")
     out.print(
         f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,} parameters trained, "

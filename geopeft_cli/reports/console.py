@@ -51,6 +51,16 @@ def _folded(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     ]
 
 
+def split_title(split: str, select: str) -> str:
+    """A split's name, which says so where the weights were chosen by their score on that split.
+
+    Args:
+        split: ``train``, ``validation`` or ``test``.
+        select: ``training.select`` of the recipe.
+    """
+    return f"{split} (the weights were chosen on it)" if select == f"best_{split}" else split
+
+
 def print_metrics(metrics: Mapping[str, float], title: str, out: Console) -> None:
     """``title: accuracy 91.67 %, mean class accuracy 90.10 %``."""
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.2f} %" for name, value in metrics.items())

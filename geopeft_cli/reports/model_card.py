@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from geopeft_cli import __version__
+from geopeft_cli.reports.console import split_title
 
 
 def model_card(
@@ -34,7 +35,7 @@ def model_card(
     settings = {key: value for key, value in recipe["method"].items() if key != "name"}
     augment = ", ".join(data["augment"]) or "none"
     figures = [
-        f"| {split} | {name.replace('_', ' ')} | {value:.2f} % |"
+        f"| {split_title(split, training['select'])} | {name.replace('_', ' ')} | {value:.2f} % |"
         for split, values in metrics.items()
         for name, value in values.items()
     ]

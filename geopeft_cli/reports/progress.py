@@ -35,9 +35,10 @@ class ProgressBar:
     def epoch_done(self, record: dict[str, Any]) -> None:
         watched = next((name for name in ("validation", "test") if name in record), None)
         if self._bar is not None and watched is not None and not self._quiet:
+            title = "test (selects)" if watched == "test" else watched
             self._bar.write(
                 f"epoch {record['epoch'] + 1}/{self._epochs}  loss {record['train_loss']:.3f}  "
-                f"train {record['train_accuracy']:.1f} %  {watched} {record[watched]['accuracy']:.1f} %",
+                f"train {record['train_accuracy']:.1f} %  {title} {record[watched]['accuracy']:.1f} %",
                 file=sys.stderr,
             )
 

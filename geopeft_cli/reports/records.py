@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from geopeft_cli.storage import new_file
+from geopeft_cli.storage import explained, new_file
 
 
 class MetricsLog:
@@ -29,7 +29,7 @@ class MetricsLog:
     @staticmethod
     def append(path: Path, record: dict[str, Any]) -> None:
         """Add a record to a log that is complete otherwise."""
-        with path.open("a", encoding="utf-8") as file:
+        with explained(path), path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
 
 

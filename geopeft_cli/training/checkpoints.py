@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geopeft_cli.errors import CheckpointError
+from geopeft_cli.errors import CheckpointError, TrainingError
 from geopeft_cli.storage import new_file
 
 LAST = "last.pt"
@@ -67,9 +67,20 @@ def seed_everything(seed: int) -> None:
 
 
 def save_progress(folder: Path, progress: Progress) -> None:
-    """Write ``last.pt``, replacing the former one at once."""
-    with new_file(folder / LAST) as partial:
-        torch.save(asdict(progress), partial)
+    """Write ``last.pt``, replacing the former one at once.
+
+    Raises:
+        GeopeftError: it cannot be written; the former one is still there.
+    """
+    path = folder / LAST
+    with new_file(path) as partial:
+        try:
+            torch.save(asdict(progress), partial)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise TrainingError(
+                f"{path} could not be written: {str(error).splitlines()[0]}",
+                "Make space on the disk, then go on with --resume from the epoch that was saved before.",
+            ) from error
 
 
 def load_progress(folder: Path) -> Progress | None:

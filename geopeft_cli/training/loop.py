@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from geopeft_cli.contracts import Backbone, Method, Task, load_official_state
+from geopeft_cli.data.keys import derived_seed
 from geopeft_cli.errors import TrainingError
 from geopeft_cli.training.checkpoints import (
     Progress,
@@ -117,8 +118,7 @@ def train(
         optimizer.load_state_dict(progress.optimizer)
         if progress.scaler:
             scaler.load_state_dict(progress.scaler)
-    # ranks draw their own dropout, one process draws as if it were alone
-    torch.manual_seed(seed + ranks.rank)
+    torch.manual_seed(seed)
     if progress.generators:
         restore_generators(progress.generators)
 
@@ -129,6 +129,8 @@ def train(
         method.start_epoch(epoch, total)
         listener.epoch_starts(epoch, total, len(batches))
         started = time.perf_counter()
+        if not ranks.is_first:  # its own dropout; the state that is saved is that of the first
+            torch.manual_seed(derived_seed(seed, "rank", ranks.rank, epoch) % 2**63)
         model.train()
         loss_sum = correct = seen = 0.0
         pending = 0
@@ -198,8 +200,8 @@ def _update(
     clip_norm: float | None,
     ranks: Ranks,
 ) -> None:
+    ranks.average_gradients(trainable)  # still scaled: an overflow on one rank must stop the step on all
     scaler.unscale_(optimizer)
-    ranks.average_gradients(trainable)
     if clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(trainable, clip_norm)
     scaler.step(optimizer)

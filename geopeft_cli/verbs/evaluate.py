@@ -25,6 +25,8 @@ class Result:
         metrics: in percent.
         classes: their names.
         confusion: (classes, classes) counts, rows are true classes.
+        select: ``training.select`` of the recipe that the weights were trained with.
+        weights_kept: the same in words.
     """
 
     split: str
@@ -32,6 +34,8 @@ class Result:
     metrics: dict[str, float]
     classes: list[str]
     confusion: list[list[int]]
+    select: str
+    weights_kept: str
 
 
 def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
@@ -56,4 +60,13 @@ def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
     count = len(opened.manifest.classes)
     pairs = found.labels * count + found.logits.argmax(dim=1)
     confusion = torch.bincount(pairs, minlength=count * count).reshape(count, count)
-    return Result(part, len(found.labels), found.metrics, opened.manifest.classes, confusion.tolist())
+    manifest = opened.manifest
+    return Result(
+        part,
+        len(found.labels),
+        found.metrics,
+        manifest.classes,
+        confusion.tolist(),
+        select=manifest.recipe["training"]["select"],
+        weights_kept=manifest.selection["text"],
+    )

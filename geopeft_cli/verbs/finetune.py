@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geopeft_cli import __version__
 from geopeft_cli.adapters.directory import adapter_state, save_adapter
 from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.assemble import Experiment, build, load_splits, make_batches
-from geopeft_cli.contracts import load_official_state
+from geopeft_cli.contracts import Backbone, load_official_state
 from geopeft_cli.data.batches import Batches
 from geopeft_cli.data.clouds import CloudSet, Splits
 from geopeft_cli.errors import UsageError
@@ -37,6 +37,7 @@ from geopeft_cli.training.checkpoints import load_progress, seed_everything
 from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.training.loop import Outcome, Plan, train
 from geopeft_cli.training.precision import autocast, choose_device
+from geopeft_cli.training.schedule import epochs_run
 
 logger = logging.getLogger("geopeft")
 
@@ -108,6 +109,7 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     seed_everything(recipe.seed)
     splits, experiment = prepare(recipe)
     model = experiment.model.to(device)
+    _check_share(model, min(settings.batch_size, len(splits.train)), ranks)
     batches = make_batches(recipe, splits.train, "train", training=True, batch_size=settings.batch_size)
     watched = _watched_split(recipe, splits)
     measure = Measure(experiment, device)
@@ -140,6 +142,9 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
             recipe_digest=digest(recipe),
             seed=recipe.seed,
         )
+    except KeyboardInterrupt:
+        logger.warning("go on with geopeft finetune %s --output %s --resume", folder / RECIPE, folder)
+        raise
     finally:
         listener.close()
 
@@ -190,13 +195,26 @@ def digest(recipe: Recipe) -> str:
 
 
 def describe_selection(recipe: Recipe, outcome: Outcome) -> str:
-    """``last epoch (300)``, or how the best one was chosen, which for the test split says so plainly."""
+    """``last of 300 epochs``, or how the best one was chosen, which for the test split says so plainly."""
     select = recipe.training.select
+    total = epochs_run(recipe.training.schedule, recipe.training.epochs)
     if select == "last" or outcome.score is None:
-        return f"last epoch ({outcome.epoch})"
+        return f"last of {total} epochs"
     split = "validation" if select == "best_validation" else "TEST"
     note = "; chosen on the test split: not an unbiased figure" if select == "best_test" else ""
-    return f"epoch {outcome.epoch}, best on the {split} split ({outcome.score:.2f} %){note}"
+    return f"epoch {outcome.epoch + 1} of {total}, best on the {split} split ({outcome.score:.2f} %){note}"
+
+
+def _check_share(model: Backbone, batch: int, ranks: Ranks) -> None:
+    """Every process needs the same number of clouds, and batch normalization that trains more than one."""
+    if batch % ranks.size:
+        raise UsageError(f"training.batch_size: a batch of {batch} clouds does not divide among {ranks.size} processes")
+    norms = (module for module in model.train().modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    if batch == ranks.size and any(norm.training for norm in norms):
+        raise UsageError(
+            f"training.batch_size: {batch} is one cloud for a step of a process",
+            "Batch normalization needs at least two: use a larger batch, or task.head: linear with a frozen backbone.",
+        )
 
 
 def _watched_split(recipe: Recipe, splits: Splits) -> tuple[str, CloudSet] | None:

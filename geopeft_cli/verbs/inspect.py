@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geopeft_cli.errors import UsageError
 from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
 
 
@@ -47,13 +46,9 @@ def inspect_adapter(path: Path) -> Inspection:
     """A run or an adapter directory, from headers and records alone."""
     from geopeft_cli.adapters.header import read_header
     from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
-    from geopeft_cli.adapters.peft_layout import CONFIG, PREFIX, TENSORS, read_config
+    from geopeft_cli.adapters.peft_layout import CONFIG, PREFIX, TENSORS, find_adapter, read_config
 
-    folder = next((f for f in (path, path / "adapter") if (f / CONFIG).is_file()), None)
-    if folder is None:
-        raise UsageError(
-            f"{path} holds no adapter", "Give a run folder, an adapter directory, a recipe or a checkpoint."
-        )
+    folder = find_adapter(path)
     config, header = read_config(folder / CONFIG), read_header(folder / TENSORS)
     shapes = {name.removeprefix(PREFIX): shape for name, shape in header.shapes.items()}
     if HEADER_KEY not in header.metadata:

@@ -13,8 +13,8 @@ from torch import Tensor
 from geopeft_cli.adapters.directory import read_adapter
 from geopeft_cli.adapters.header import read_header
 from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
-from geopeft_cli.adapters.peft_layout import TENSORS
-from geopeft_cli.assemble import find_adapter, load_splits, make_batches, rebuild, rebuild_merged
+from geopeft_cli.adapters.peft_layout import TENSORS, find_adapter
+from geopeft_cli.assemble import load_splits, make_batches, rebuild, rebuild_merged
 from geopeft_cli.contracts import Backbone
 from geopeft_cli.data.clouds import Splits
 from geopeft_cli.errors import AdapterError, DataError, UsageError
