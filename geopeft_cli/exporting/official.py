@@ -13,8 +13,8 @@ from torch import Tensor
 from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.backbones.checkpoint import SETTINGS_KEY, load_backbone, load_head, read_checkpoint
 from geopeft_cli.contracts import Backbone, Foldable, Wrapper, official_name, official_state
-from geopeft_cli.errors import ExportError, UsageError
-from geopeft_cli.exporting.verification import Verification, record, standalone
+from geopeft_cli.errors import ExportError
+from geopeft_cli.exporting.verification import Verification, prepared, record, require_suffix, standalone
 from geopeft_cli.storage import new_file
 from geopeft_cli.tasks.classification import Classification
 
@@ -34,12 +34,12 @@ def export_official(model: Backbone, path: Path, clouds: Tensor, manifest: Manif
     Raises:
         UsageError: another suffix.
         ExportError: the layout cannot express the model, or the file does not reproduce it; no file is left.
+        ShapeError: ``clouds`` is not (B, N, 3) or too small for the backbone.
     """
-    if path.suffix not in (".pth", ".safetensors"):
-        raise UsageError(f"{path}: a checkpoint in the official layout is a .pth or a .safetensors file")
+    require_suffix(path, ".pth", ".safetensors")
     tensors = official_tensors(model)
     alone = standalone(model)
-    clouds = clouds.detach().cpu().float()
+    clouds = prepared(clouds, model)
     with new_file(path) as partial:
         if path.suffix == ".pth":
             torch.save({"base_model": tensors, **_progress(manifest)}, partial)

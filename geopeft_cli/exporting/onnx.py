@@ -19,7 +19,7 @@ from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.contracts import Backbone
 from geopeft_cli.errors import MissingDependencyError
 from geopeft_cli.exporting.program import trace
-from geopeft_cli.exporting.verification import Verification, record, standalone, verify
+from geopeft_cli.exporting.verification import Verification, prepared, record, require_suffix, standalone, verify
 from geopeft_cli.storage import new_file
 
 PROVIDERS = ["CPUExecutionProvider"]
@@ -29,7 +29,7 @@ def export_onnx(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest)
     """Write one ONNX file that holds weights, grouping and all, and verify it with onnxruntime.
 
     Input ``points`` float32 (batch, n, 3), output ``logits`` float32 (batch, classes), for any batch and any n
-    from the number of groups up. Class names and input preparation are in the metadata of the file. The graph
+    that gives every group its points. Class names and input preparation are in the metadata of the file. The graph
     has operators of the standard alone.
 
     Args:
@@ -39,10 +39,12 @@ def export_onnx(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest)
         manifest: for class names and input preparation.
 
     Raises:
+        UsageError: another suffix.
         MissingDependencyError: onnx, onnxscript or onnxruntime is not installed.
         ExportError: the written graph does not reproduce the model; no file is left.
         ShapeError: ``clouds`` is not (B, N, 3) or too small for the backbone.
     """
+    require_suffix(path, ".onnx")
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(name)
@@ -53,7 +55,7 @@ def export_onnx(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest)
     import onnx
 
     alone = standalone(model)
-    clouds = clouds.detach().cpu().float()
+    clouds = prepared(clouds, model)
     graph = _folded(_translated(alone, clouds))
     onnx.helper.set_model_props(graph, record(manifest))
     onnx.checker.check_model(graph)

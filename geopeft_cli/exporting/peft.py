@@ -18,7 +18,7 @@ from geopeft_cli.adapters.peft_layout import CARD, CONFIG, PREFIX, TENSORS, writ
 from geopeft_cli.backbones.checkpoint import SETTINGS_KEY
 from geopeft_cli.contracts import Backbone, Wrapper, official_name, official_state
 from geopeft_cli.errors import ExportError
-from geopeft_cli.exporting.verification import Verification, disagreement, record, resized, standalone
+from geopeft_cli.exporting.verification import Verification, disagreement, prepared, record, resized, standalone
 from geopeft_cli.methods.lora import LowRankUpdate
 from geopeft_cli.storage import new_folder
 
@@ -48,8 +48,10 @@ def export_peft(
 
     Raises:
         ExportError: the method is not LoRA, or peft does not reproduce the model; no directory is left.
+        ShapeError: ``clouds`` is not (B, N, 3) or too small for the backbone.
     """
     wrappers = _lora_layers(model)
+    clouds = prepared(clouds, model)
     tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in official_state(model).items()}
     factors = {f"{layer}.{factor}.weight" for layer in wrappers for factor in ("lora_A", "lora_B")}
     base = {name: tensor for name, tensor in tensors.items() if name not in factors}
@@ -60,7 +62,7 @@ def export_peft(
         write_config(partial / CONFIG, "lora", settings, wrappers, [HEAD], BASE)
         (partial / CARD).write_text(_card(model, manifest), encoding="utf-8")
         size = sum(file.stat().st_size for file in partial.iterdir())
-        return _verify(partial, standalone(model), clouds.detach().cpu().float(), size)
+        return _verify(partial, standalone(model), clouds, size)
 
 
 def _lora_layers(model: Backbone) -> list[str]:

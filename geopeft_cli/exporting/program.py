@@ -12,7 +12,16 @@ from torch.export import Dim, ExportedProgram
 
 from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.contracts import Backbone
-from geopeft_cli.exporting.verification import Verification, fewest_points, record, resized, standalone, verify
+from geopeft_cli.exporting.verification import (
+    Verification,
+    fewest_points,
+    prepared,
+    record,
+    require_suffix,
+    resized,
+    standalone,
+    verify,
+)
 from geopeft_cli.storage import new_file
 
 RECORD = "geopeft.json"
@@ -22,7 +31,7 @@ def export_program(model: Backbone, path: Path, clouds: Tensor, manifest: Manife
     """Write a ``.pt2`` file for ``torch.export.load`` that holds weights, grouping and all, and verify it.
 
     Its one argument is ``points`` (batch, n, 3), its result the logits (batch, classes), for any batch and any n
-    from the number of groups up. The extra file ``geopeft.json`` holds class names and input preparation.
+    that gives every group its points. The extra file ``geopeft.json`` holds class names and input preparation.
 
     Args:
         model: with its task, with or without wrappers.
@@ -31,11 +40,13 @@ def export_program(model: Backbone, path: Path, clouds: Tensor, manifest: Manife
         manifest: for class names and input preparation.
 
     Raises:
+        UsageError: another suffix.
         ExportError: the written program does not reproduce the model; no file is left.
         ShapeError: ``clouds`` is not (B, N, 3) or too small for the backbone.
     """
+    require_suffix(path, ".pt2")
     alone = standalone(model)
-    clouds = clouds.detach().cpu().float()
+    clouds = prepared(clouds, model)
     program = trace(alone, clouds)
     with new_file(path) as partial, warnings.catch_warnings():
         warnings.simplefilter("ignore")

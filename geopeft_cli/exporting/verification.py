@@ -14,8 +14,8 @@ from torch import Tensor
 from geopeft_cli import __version__
 from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.contracts import Backbone
-from geopeft_cli.errors import ExportError
-from geopeft_cli.geometry.checks import require_points
+from geopeft_cli.errors import ExportError, UsageError
+from geopeft_cli.geometry.checks import require_count, require_points
 
 BATCHES = (1, 2, 5)
 TOLERANCE = 1e-4
@@ -41,10 +41,28 @@ class Verification:
         return bool(self.cases)
 
 
+def require_suffix(path: Path, *suffixes: str) -> None:
+    """Raise :class:`UsageError` unless the file is named as the programs that read it expect."""
+    if path.suffix not in suffixes:
+        raise UsageError(f"{path}: the name must end in {' or '.join(suffixes)}")
+
+
 def standalone(model: Backbone) -> Backbone:
     """A copy of the model on the CPU in evaluation mode, in which nothing trains."""
     alone = copy.deepcopy(model).cpu().eval()
     return alone.requires_grad_(False)
+
+
+def prepared(clouds: Tensor, model: Backbone) -> Tensor:
+    """Clouds to verify with, checked against what the backbone needs: float32 (B, N, 3) on the CPU.
+
+    Raises:
+        ShapeError: not (B, N, 3), no cloud, or clouds too small for the backbone.
+    """
+    require_points(clouds, "clouds")
+    require_count(1, clouds.shape[0], "clouds to verify with")
+    require_count(fewest_points(model), clouds.shape[1], "points of a cloud")
+    return clouds.detach().cpu().float()
 
 
 def record(manifest: Manifest) -> dict[str, str]:
@@ -100,14 +118,12 @@ def verify(run: Callable[[Tensor], Tensor], model: Backbone, clouds: Tensor, pat
     Args:
         run: the program, read back from ``path``: (batch, points, 3) -> (batch, classes).
         model: the model in evaluation mode on the CPU.
-        clouds: prepared real clouds (B, N, 3).
+        clouds: what :func:`prepared` returned.
         path: what was written.
 
     Raises:
         ExportError: a logit differs by more than 1e-4 times the larger of 1 and the root mean square of the logits.
-        ShapeError: ``clouds`` is not (B, N, 3).
     """
-    require_points(clouds, "clouds")
     cases, largest = [], 0.0
     for points in point_counts(clouds.shape[1], fewest_points(model)):
         for batch in BATCHES:

@@ -16,7 +16,7 @@ from geopeft_cli.adapters.merge import merge
 from geopeft_cli.backbones.checkpoint import infer_sizes, read_checkpoint
 from geopeft_cli.backbones.point_mae import PointMAE
 from geopeft_cli.contracts import Wrapper, official_state
-from geopeft_cli.errors import ExportError, UsageError
+from geopeft_cli.errors import ExportError
 from geopeft_cli.exporting import official
 from geopeft_cli.exporting.official import export_official, official_tensors
 from geopeft_cli.methods.lora import LoRA
@@ -127,11 +127,6 @@ def test_a_linear_head_is_refused(build: Build) -> None:
 def test_a_model_without_a_task_is_refused() -> None:
     with pytest.raises(ExportError, match="classifier"):
         official_tensors(PointMAE(width=24, depth=1, heads=4))
-
-
-def test_another_suffix_is_refused(build: Build, clouds: Tensor, manifest: Manifest, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"\.pth or a \.safetensors"):
-        export_official(build(), tmp_path / "model.bin", clouds, manifest)
 
 
 def test_a_file_that_gives_other_logits_is_not_left(

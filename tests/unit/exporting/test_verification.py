@@ -9,9 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.backbones.point_mae import PointMAE
-from geopeft_cli.errors import ExportError, ShapeError
-from geopeft_cli.exporting.verification import BATCHES, disagreement, point_counts, resized, standalone, verify
+from geopeft_cli.errors import ExportError, ShapeError, UsageError
+from geopeft_cli.exporting.official import export_official
+from geopeft_cli.exporting.onnx import export_onnx
+from geopeft_cli.exporting.program import export_program
+from geopeft_cli.exporting.verification import (
+    BATCHES,
+    disagreement,
+    point_counts,
+    prepared,
+    resized,
+    standalone,
+    verify,
+)
 
 Build = Callable[..., PointMAE]
 
@@ -77,10 +89,19 @@ def test_verify_stops_at_the_one_wrong_case(build: Build, clouds: Tensor, tmp_pa
         verify(lambda x: model(x) + (1e-2 if x.shape[:2] == (5, 127) else 0), model, clouds, file)
 
 
-def test_verify_refuses_what_is_no_batch_of_clouds(build: Build, clouds: Tensor, tmp_path: Path) -> None:
+def test_clouds_that_the_backbone_cannot_take_are_refused(build: Build, clouds: Tensor) -> None:
     model = build()
-    with pytest.raises(ShapeError):
-        verify(model, model, clouds[0], tmp_path)
+    assert torch.equal(prepared(clouds.double(), model), clouds)
+    for wrong in (clouds[0], clouds[:0], clouds[:, :15]):
+        with pytest.raises(ShapeError):
+            prepared(wrong, model)
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_program, export_official])
+def test_another_suffix_is_refused(export, build: Build, clouds: Tensor, manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="must end in"):
+        export(build(), tmp_path / "model.bin", clouds, manifest)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_bar_is_relative_above_one_and_absolute_below() -> None:
