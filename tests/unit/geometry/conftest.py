@@ -39,6 +39,7 @@ CLOUDS = {
     "zero padded": torch.cat([_random(40), torch.zeros(2, 30, 3)], 1),
     "near the origin": _random(90, 0.02),
     "first at the origin": torch.cat([torch.zeros(2, 1, 3), _random(20)], 1),
+    "wide": _random(50, 2e5),
     "far away": _random(50) + 3e5,
     "tiny": _random(50, 1e-20) + torch.tensor([1.0, 0, 0]),
 }

@@ -32,6 +32,17 @@ def test_a_cloud_alone_and_among_others() -> None:
             assert torch.equal(ours[0], theirs[one])
 
 
+@pytest.mark.usefixtures("loops")
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf, 1e30])
+def test_indices_stay_in_range_for_clouds_that_are_not_finite(value: float) -> None:
+    cloud = CLOUD.repeat(1, 3, 1)
+    cloud[0, ::7] = value
+    cloud[1] = value
+    groups = group(cloud, 16, 8)
+    for index in (groups.center_index, groups.neighbor_index):
+        assert ((index >= 0) & (index < 600)).all()
+
+
 def test_near_origin_reaches_the_sampler() -> None:
     cloud = CLOUD * 0.1
     assert torch.equal(group(cloud, 16, 8, "keep").center_index, farthest_point_sample(cloud, 16, "keep"))
