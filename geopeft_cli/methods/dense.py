@@ -47,7 +47,10 @@ def with_update(layer: Dense, delta: Tensor, bias: Tensor | None = None) -> Dens
         if update is not None and not update.isfinite().all():
             raise MergeError("the update holds values that are not finite", "The adapter is damaged or diverged.")
     if bias is not None and layer.bias is None:
-        raise MergeError("the update has a bias and the layer it belongs to has none", "Use mode keep-k.")
+        raise MergeError(
+            "the update has a bias and the layer it belongs to has none",
+            "Keep the adapter beside its base; mode keep-k, where there is one, holds the bias.",
+        )
     merged = copy.deepcopy(layer)
     with torch.no_grad():
         merged.weight.copy_(layer.weight.double() + delta.double().reshape(layer.weight.shape))

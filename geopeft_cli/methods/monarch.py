@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -38,24 +39,21 @@ class MonarchFactors(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), without the bias, which belongs behind K-Rectify."""
         b, q, p = self.blkdiag1.shape
-        rows = x.flatten(0, -2)
+        rows = x.reshape(-1, self.inputs)
         if b * p != self.inputs:
             rows = nn.functional.pad(rows, (0, b * p - self.inputs))
         hidden = torch.bmm(rows.unflatten(1, (b, p)).transpose(0, 1), self.blkdiag1.mT)  # (b, rows, q)
         # the same numbers of a row, read as (q, b) instead of (b, q): the stride permutation
         hidden = hidden.transpose(0, 1).flatten(1).unflatten(1, (q, b)).permute(2, 0, 1)
         result = torch.bmm(hidden, self.blkdiag2.mT)  # (b, rows, s)
-        y: Tensor = result.permute(1, 2, 0).flatten(1)[:, : self.outputs].unflatten(0, x.shape[:-1])
+        y: Tensor = result.permute(1, 2, 0).flatten(1)[:, : self.outputs].reshape(*x.shape[:-1], self.outputs)
         return y
 
     @torch.no_grad()
     def dense(self) -> Tensor:
         """The matrix, float64 (out, in)."""
         identity = torch.eye(self.inputs, dtype=torch.float64, device=self.blkdiag1.device)
-        double = MonarchFactors(self.inputs, self.outputs, self.blocks).to(identity)
-        double.blkdiag1.copy_(self.blkdiag1)
-        double.blkdiag2.copy_(self.blkdiag2)
-        columns: Tensor = double(identity)
+        columns: Tensor = copy.deepcopy(self).double()(identity)
         return columns.mT
 
     @property

@@ -1,0 +1,1 @@
+"""The methods one by one, without a run around them."""
