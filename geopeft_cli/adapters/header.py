@@ -7,9 +7,16 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from geopeft_cli.errors import AdapterError
 
+_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL"), 1),
+}
 _LONGEST = 100_000_000  # bytes; the format's own limit for a header
 
 
@@ -43,11 +50,22 @@ def read_header(path: Path) -> Header:
             raise damaged
         try:
             entries = json.loads(file.read(length))
-            metadata = dict(entries.pop("__metadata__", {}))
-            shapes = {name: tuple(int(n) for n in entry["shape"]) for name, entry in entries.items()}
+            metadata = {str(key): str(value) for key, value in entries.pop("__metadata__", {}).items()}
+            shapes = {name: _shape(entry) for name, entry in entries.items()}
             end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise damaged from None
     if 8 + length + end != size:
         raise AdapterError(f"{path} is truncated: {size} bytes of {8 + length + end}", "Copy or make it again.")
     return Header(shapes, metadata, size)
+
+
+def _shape(entry: dict[str, Any]) -> tuple[int, ...]:
+    """The shape in an entry of a header, which must need as many bytes as the entry's place in the file has."""
+    shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
+        raise ValueError
+    size = _BYTES.get(entry["dtype"])
+    if size is not None and math.prod(shape) * size != end - start:
+        raise ValueError
+    return shape
