@@ -66,10 +66,13 @@ class Classification(Task):
         return fused
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        count = logits.shape[1]
-        # torch spreads eps over all n classes, the field over the other n - 1
-        eps = self.label_smoothing * count / (count - 1) if count > 1 else 0.0
-        return F.cross_entropy(logits.float(), labels, label_smoothing=eps)
+        logits, count = logits.float(), logits.shape[1]
+        if self.label_smoothing == 0.0 or count == 1:
+            return F.cross_entropy(logits, labels)
+        # torch's own smoothing spreads eps over all n classes, the field over the other n - 1
+        targets = torch.full_like(logits, self.label_smoothing / (count - 1))
+        targets.scatter_(1, labels[:, None], 1.0 - self.label_smoothing)
+        return F.cross_entropy(logits, targets)
 
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Overall accuracy, and the mean over the classes present of their recall, both in percent."""
