@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geopeft_cli.adapters.header import read_header
 from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
 from geopeft_cli.adapters.peft_layout import CARD, CONFIG, PREFIX, TENSORS, check_config, read_config, write_config
+from geopeft_cli.adapters.tensors import write_tensors
 from geopeft_cli.contracts import Backbone, Wrapper, load_official_state, official_name, official_state
 from geopeft_cli.errors import AdapterError
 from geopeft_cli.storage import new_folder
@@ -72,7 +72,7 @@ def save_adapter(
     stored = {PREFIX + name: tensor for name, tensor in tensors.items()}
     saved_modules = [head for head in heads if any(name.startswith(f"{head}.") for name in tensors)]
     with new_folder(folder) as partial:
-        save_file(stored, partial / TENSORS, {"format": "pt", HEADER_KEY: manifest.to_text()})
+        write_tensors(partial / TENSORS, stored, {"format": "pt", HEADER_KEY: manifest.to_text()})
         base = str(manifest.recipe["backbone"]["checkpoint"])
         write_config(partial / CONFIG, method, settings, targets, saved_modules, base)
         (partial / CARD).write_text(card, encoding="utf-8")

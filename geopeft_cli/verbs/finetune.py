@@ -115,11 +115,12 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     measure = Measure(experiment, device)
     watched_batches = None if watched is None else measure.batches(*watched)
 
+    done = load_progress(folder / CHECKPOINTS)
+    if done and done.recipe_digest != digest(recipe):
+        raise UsageError(f"{folder} was started with another recipe than {folder / RECIPE} is now", "Undo the change.")
     if ranks.is_first:
-        folder.mkdir(parents=True, exist_ok=True)
         with new_file(folder / RECIPE) as partial:
             partial.write_text(dump_recipe(recipe), encoding="utf-8")
-    done = load_progress(folder / CHECKPOINTS)
     listener = RunListener(
         ProgressBar() if ranks.is_first else None,
         MetricsLog(folder / METRICS, done.epoch if done else 0) if ranks.is_first else None,

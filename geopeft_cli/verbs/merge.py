@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from geopeft_cli.adapters.manifest import HEADER_KEY
 from geopeft_cli.adapters.merge import Merged, merge
+from geopeft_cli.adapters.tensors import write_tensors
 from geopeft_cli.assemble import make_batches
 from geopeft_cli.backbones.checkpoint import SETTINGS_KEY
 from geopeft_cli.contracts import official_state
@@ -64,9 +63,9 @@ def merge_trained(path: Path, output: Path, mode: str = "auto", overrides: Seque
         record["test_accuracy"] = {"unmerged": accuracy[0], "merged": accuracy[1]}
     manifest = replace(opened.manifest, merged=record)
     with new_file(output) as partial:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in official_state(merged.model).items()},
+        write_tensors(
             partial,
+            official_state(merged.model),
             {"format": "pt", HEADER_KEY: manifest.to_text(), SETTINGS_KEY: json.dumps(opened.manifest.backbone)},
         )
     return MergeResult(output, merged, note, accuracy)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from geopeft_cli.adapters.directory import adapter_names, adapter_state, load_adapter, read_adapter, save_adapter
 from geopeft_cli.adapters.header import read_header
 from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
+from geopeft_cli.adapters.tensors import write_tensors
 from geopeft_cli.assemble import Experiment, rebuild
 from geopeft_cli.contracts import official_state
 from geopeft_cli.errors import AdapterError, GeopeftError
@@ -274,3 +275,17 @@ def test_saving_over_an_adapter_replaces_all_of_it(adapter: Path, experiment: Ca
     assert (adapter / "README.md").read_text() == "the card"
     assert [path.name for path in adapter.parent.iterdir()] == [adapter.name]
     assert Manifest.from_text(read_header(adapter / TENSORS).metadata[HEADER_KEY], "x") == manifest
+
+
+def test_the_bytes_of_a_file_are_those_of_its_content(tmp_path: Path) -> None:
+    """The order that the library gives the metadata differs from call to call."""
+    tensors = {"ä": torch.ones(2), "b": torch.zeros(1, dtype=torch.bfloat16)}
+    metadata = {f"key {index}": f'"{index}" ö' for index in range(9)}
+    written = []
+    for index in range(4):
+        path = tmp_path / str(index)
+        write_tensors(path, tensors, dict(sorted(metadata.items(), key=lambda item: hash((index, item[0])))))
+        written.append(path.read_bytes())
+        assert read_header(path).metadata == metadata
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(path).items())
+    assert len(set(written)) == 1
