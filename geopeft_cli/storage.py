@@ -77,13 +77,18 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def refuse_existing(path: Path, hint: str = "Choose another --output, or remove it.") -> None:
-    """Stop before any work is done when the place of the result is taken or closed; an empty folder is free.
+def refuse_existing(path: Path, hint: str = "Choose another --output, or remove it.", *, file: bool = False) -> None:
+    """Stop before any work is done when the place of the result is taken or closed.
+
+    Args:
+        path: where the result will be.
+        hint: what to do about it.
+        file: whether the result is a file; a folder may take the place of an empty one.
 
     Raises:
         UsageError: there is a file or a folder with content, or nothing can be made there.
     """
-    if path.is_dir() and not any(path.iterdir()):
+    if not file and path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() or path.is_symlink():
         raise UsageError(f"{path} exists", hint)

@@ -51,7 +51,7 @@ def merge_trained(path: Path, output: Path, mode: str = "auto", overrides: Seque
     """
     if output.suffix != ".safetensors":
         raise UsageError(f"--output {output}: a merged checkpoint is a .safetensors file")
-    refuse_existing(output)
+    refuse_existing(output, file=True)
     opened = open_trained(path, overrides)
     if opened.manifest.merged is not None:
         raise UsageError(f"{path} is merged already", "Merge the run or the adapter that it was made from.")

@@ -171,3 +171,13 @@ def test_writes_that_fail_in_earnest(tmp_path: Path) -> None:
     ]
     assert lines[2].endswith("File too large")
     assert names(tmp_path) == ["last.pt", "log"]
+
+
+def test_an_empty_folder_is_free_for_a_folder_only(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exists"):
+        refuse_existing(tmp_path, file=True)
+
+
+def test_an_empty_folder_is_free_for_a_folder_only(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exists"):
+        refuse_existing(tmp_path, file=True)
