@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-ROWS_AT_ONCE = 8192  # points; what keeps the widest intermediate (512 channels) near the cache of a CPU core
+ROWS_AT_ONCE = 4096  # points; what keeps the widest intermediate (512 channels) near the cache of a CPU core
 
 
 class PatchEncoder(nn.Module):
@@ -56,10 +56,10 @@ class PatchEncoder(nn.Module):
         )
 
         def encode(points: Tensor) -> Tensor:
-            features = torch.relu(nn.functional.linear(points, weight1, bias1))
+            features = nn.functional.linear(points, weight1, bias1).relu_()
             maximum = nn.functional.linear(features, weight2).amax(dim=1) + bias2
             shared = nn.functional.linear(maximum, of_maximum, constant)
-            features = torch.relu(nn.functional.linear(features, direct) + shared[:, None])
+            features = nn.functional.linear(features, direct).add_(shared[:, None]).relu_()
             return nn.functional.linear(features, weight4).amax(dim=1) + bias4
 
         if torch.compiler.is_exporting() or points.device.type != "cpu":

@@ -77,9 +77,10 @@ class LowRankUpdate(Foldable):
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        # the scale is applied where the tensor is narrowest
-        y: Tensor = self.base(x) + self.lora_B(self.scale * self.lora_A(self.dropout(x)))
-        return y
+        # The scale is applied where the tensor is narrowest. No backward pass needs the output of a dense layer, so
+        # the sum may take its place: one wide tensor less a layer.
+        y: Tensor = self.base(x)
+        return y.add_(self.lora_B(self.scale * self.lora_A(self.dropout(x))))
 
     def delta(self) -> Tensor:
         """The dense update, float64 (out, in)."""

@@ -145,12 +145,13 @@ class MonarchUpdate(Foldable):
         self.kept = False
 
     def forward(self, x: Tensor) -> Tensor:
+        # No backward pass needs the output of a dense layer, so the sum may take its place.
         y: Tensor = self.base(x)
         if isinstance(self.base, nn.Conv1d):
-            y = y + self.most(self.dropout(x).transpose(1, 2)).transpose(1, 2)
-            return y if self.most.bias is None else y + self.most.bias[:, None]
-        y = y + self.update(self.dropout(x))
-        return y if self.most.bias is None else y + self.most.bias
+            y.add_(self.most(self.dropout(x).transpose(1, 2)).transpose(1, 2))
+            return y if self.most.bias is None else y.add_(self.most.bias[:, None])
+        y.add_(self.update(self.dropout(x)))
+        return y if self.most.bias is None else y.add_(self.most.bias)
 
     def update(self, x: Tensor) -> Tensor:
         """M K^p x, or M (K^p x - x) once M is in the base; (B, T, in) -> (B, T, out)."""
