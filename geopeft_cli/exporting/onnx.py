@@ -17,7 +17,7 @@ from torch import Tensor
 
 from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.contracts import Backbone
-from geopeft_cli.errors import MissingDependencyError
+from geopeft_cli.errors import ExportError, MissingDependencyError
 from geopeft_cli.exporting.program import trace
 from geopeft_cli.exporting.verification import Verification, prepared, record, require_suffix, standalone, verify
 from geopeft_cli.storage import new_file
@@ -41,7 +41,7 @@ def export_onnx(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest)
     Raises:
         UsageError: another suffix.
         MissingDependencyError: onnx, onnxscript or onnxruntime is not installed.
-        ExportError: the written graph does not reproduce the model; no file is left.
+        ExportError: torch cannot translate the model, or the written graph does not reproduce it; no file is left.
         ShapeError: ``clouds`` is not (B, N, 3) or too small for the backbone.
     """
     require_suffix(path, ".onnx")
@@ -71,9 +71,15 @@ def _translated(model: Backbone, clouds: Tensor) -> Any:
     program = trace(model, clouds)
     with _quiet():
         # torch's own optimizer takes most of the time and leaves the folding of large weights undone
-        exported = torch.onnx.export(
-            program, (), dynamo=True, input_names=["points"], output_names=["logits"], verbose=False, optimize=False
-        )
+        try:
+            exported = torch.onnx.export(
+                program, (), dynamo=True, input_names=["points"], output_names=["logits"], verbose=False, optimize=False
+            )
+        except RuntimeError as error:
+            raise ExportError(
+                f"torch {torch.__version__} could not translate the model to ONNX: {str(error).splitlines()[0]}",
+                "Update torch, onnx and onnxscript together, or export to pt2.",
+            ) from None
         assert exported is not None
         onnxscript.optimizer.inline(exported.model)
         onnxscript.optimizer.fold_constants(exported.model)

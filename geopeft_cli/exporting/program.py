@@ -25,6 +25,7 @@ from geopeft_cli.exporting.verification import (
 from geopeft_cli.storage import new_file
 
 RECORD = "geopeft.json"
+LARGEST = 2**31 - 1  # torch 2.6 records no graph for sizes without an upper bound
 
 
 def export_program(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest) -> Verification:
@@ -61,11 +62,12 @@ def trace(model: Backbone, clouds: Tensor) -> ExportedProgram:
 
     Source positions are left out: they are the paths of this machine.
     """
-    dims = {0: Dim("batch", min=1), 1: Dim("n", min=fewest_points(model))}
+    dims = {0: Dim("batch", min=1, max=LARGEST), 1: Dim("n", min=fewest_points(model), max=LARGEST)}
     example = resized(clouds, 3, clouds.shape[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(model, (example,), dynamic_shapes={"points": dims}, strict=False)
+    program.graph.eliminate_dead_code()  # questions about dtypes, which torch 2.6 writes but cannot read
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program

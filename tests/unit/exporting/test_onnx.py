@@ -77,21 +77,17 @@ def test_lora_on_every_layer_silently(
         torch.testing.assert_close(run(tmp_path / "model.onnx", clouds), model(clouds), rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
+OTHER = """<ir_version: 8, opset_import: ["": 18]>
+other (float[batch, n, 3] points) => (float[batch, 3] logits) {
+    axes = Constant<value_ints = [1]>()
+    logits = ReduceMax<keepdims = 0>(points, axes)
+}"""
+
+
 def test_a_graph_that_computes_something_else_is_not_left(
     build: Build, clouds: Tensor, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    translate = exporter._translated
-
-    def damaged(model: PointMAE, clouds: Tensor) -> onnx.ModelProto:
-        with torch.no_grad():
-            model.cls_pos[..., 0] += 0.1
-            try:
-                return translate(model, clouds)
-            finally:
-                model.cls_pos[..., 0] -= 0.1
-
-    monkeypatch.setattr(exporter, "_translated", damaged)
+    monkeypatch.setattr(exporter, "_translated", lambda model, clouds: onnx.parser.parse_model(OTHER))
     with pytest.raises(ExportError, match="differs from the model"):
         export_onnx(build(), tmp_path / "model.onnx", clouds, manifest)
     assert not list(tmp_path.iterdir())
@@ -105,4 +101,18 @@ def test_a_missing_package_is_named_with_its_cure(
     with pytest.raises(MissingDependencyError, match=f"needs {name},") as error:
         export_onnx(build(), tmp_path / "model.onnx", clouds, manifest)
     assert 'pip install "geopeft[export]"' in str(error.value.hint)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_of_the_translation_is_one_message(
+    build: Build, clouds: Tensor, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no function for aten.strange\nand forty lines more")
+
+    monkeypatch.setattr(exporter, "trace", lambda model, clouds: None)
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(ExportError, match=r"to ONNX: no function for aten\.strange\n") as error:
+        export_onnx(build(), tmp_path / "model.onnx", clouds, manifest)
+    assert "pt2" in str(error.value.hint)
     assert not list(tmp_path.iterdir())

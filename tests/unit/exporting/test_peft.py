@@ -175,7 +175,7 @@ def test_an_adapter_saved_by_peft_loads_here(build: Build, clouds: Tensor, tmp_p
     LoRA(read.rank, read.alpha, read.dropout, read.rslora, layers).attach(ours.eval())
     assert difference(theirs, ours, clouds) > 1e-3
     load_official_state(ours, stored.tensors)
-    # in float64, since the two scale at different places and the logits are near ten
+    # in float64, since the two scale at different places, which float32 shows at logits of this size
     assert difference(theirs.double(), ours.double(), clouds.double()) <= 1e-12
 
 
