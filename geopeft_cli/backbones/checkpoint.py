@@ -84,14 +84,20 @@ def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: 
         own = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.head)}
         head = {key: tensor for key, tensor in tensors.items() if key.startswith(layout.head)}
         rest = []
-    settings = json.loads(read_metadata(path).get(SETTINGS_KEY, "{}"))
-    return Checkpoint(location, path, identity, own, head, tuple(rest), settings, layout)
+    return Checkpoint(location, path, identity, own, head, tuple(rest), _recorded_settings(path), layout)
+
+
+def _recorded_settings(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(read_metadata(path).get(SETTINGS_KEY, "{}")))
+    except (ValueError, TypeError):
+        raise CheckpointError(f"{path}: its record {SETTINGS_KEY} is damaged", "Copy or download it again.") from None
 
 
 def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict[str, int]:
     """Width, depth and heads of a plain ViT from a checkpoint, checked against those that the recipe gives.
 
-    The number of heads is not in the shapes: it is the recipe's, the file's own record, or one for 64 channels.
+    The number of heads is not in the shapes: it is the file's own record, the recipe's, or one for 64 channels.
 
     Raises:
         CheckpointError: the recipe asks for another size than the file has.
@@ -100,14 +106,15 @@ def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict
     width, depth = checkpoint.identity.width, checkpoint.identity.depth
     if width is None or depth is None:
         raise CheckpointError(f"{checkpoint.path} holds no transformer blocks", "It is not a whole checkpoint.")
-    for name, found in (("width", width), ("depth", depth)):
-        if asked.get(name) not in (None, found):
+    recorded = checkpoint.settings.get("heads")
+    for name, found in (("width", width), ("depth", depth), ("heads", recorded)):
+        if found is not None and asked.get(name) not in (None, found):
             raise CheckpointError(
                 f"{checkpoint.path} has {name} {found}, the recipe asks for {asked[name]}",
                 f"Leave backbone.{name} out to take the file's, or use another checkpoint.",
             )
-    heads = asked.get("heads") or checkpoint.settings.get("heads") or (width // 64 if width % 64 == 0 else None)
-    if heads is None:
+    heads = recorded or asked.get("heads") or (width // 64 if width % 64 == 0 else None)
+    if not heads:
         raise UsageError(f"backbone.heads: width {width} does not tell the number of heads", "Give backbone.heads.")
     if width % heads:
         raise UsageError(f"backbone.heads: {heads} does not divide the width {width}")
@@ -124,7 +131,8 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
         CheckpointError: a tensor is missing, left over, mis-shaped, or not finite.
     """
     own = official_state(backbone)
-    fresh = tuple(name for name in checkpoint.layout.fresh if name not in checkpoint.backbone)
+    may_lack = () if checkpoint.head else checkpoint.layout.fresh
+    fresh = tuple(name for name in may_lack if name not in checkpoint.backbone)
     problems = [
         *_listed("missing", (name for name in own if name not in checkpoint.backbone and name not in fresh)),
         *_listed("unexpected", (*(name for name in checkpoint.backbone if name not in own), *checkpoint.unused)),
@@ -139,7 +147,8 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
         *_listed("not finite", (name for name, tensor in checkpoint.backbone.items() if not tensor.isfinite().all())),
     ]
     if problems:
-        raise CheckpointError(f"{checkpoint.path} does not fit {backbone.name}: " + "; ".join(problems))
+        kind = f"{checkpoint.identity.title}, {checkpoint.identity.stage.replace('_', ' ')}"
+        raise CheckpointError(f"{checkpoint.path} ({kind}) does not fit {backbone.name}: " + "; ".join(problems))
     load_official_state(backbone, checkpoint.backbone)
     return fresh
 
@@ -148,7 +157,7 @@ def load_head(backbone: Backbone, checkpoint: Checkpoint) -> None:
     """Copy the head of a fine-tuned checkpoint.
 
     Raises:
-        CheckpointError: the file has no head, or one for other classes or of another layout.
+        CheckpointError: the file has no head, or one that is not finite, of another layout, or for other classes.
     """
     own = {key: tensor for key, tensor in official_state(backbone).items() if key.startswith(checkpoint.layout.head)}
     found = checkpoint.head
@@ -159,6 +168,9 @@ def load_head(backbone: Backbone, checkpoint: Checkpoint) -> None:
             f"{checkpoint.path} has a head for {checkpoint.identity.classes} classes that does not fit the task's",
             "Use task.head_from: fresh, or data with the same classes.",
         )
+    damaged = _listed("not finite", (key for key, tensor in found.items() if not tensor.isfinite().all()))
+    if damaged:
+        raise CheckpointError(f"{checkpoint.path} has a damaged head: {damaged[0]}", "Copy or download it again.")
     load_official_state(backbone, found)
 
 

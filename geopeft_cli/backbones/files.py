@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import pickle
@@ -10,8 +11,8 @@ import re
 import shutil
 import struct
 import tempfile
-import urllib.error
 import urllib.request
+import warnings
 import zipfile
 from collections.abc import Mapping
 from importlib import resources
@@ -65,11 +66,10 @@ def locate(location: str, sha256: str | None = None) -> Path:
 
 def _embedded(name: str) -> Path:
     folder = Path(str(resources.files("geopeft_cli") / "assets"))
-    path = folder / f"{name}.safetensors"
-    if not path.is_file():
-        known = ", ".join(sorted(entry.stem for entry in folder.glob("*.safetensors")))
-        raise UsageError(f"backbone.checkpoint: no embedded checkpoint {name!r}", f"There is: {known}.")
-    return path
+    known = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    if name not in known:
+        raise UsageError(f"backbone.checkpoint: no embedded checkpoint {name!r}", f"There is: {', '.join(known)}.")
+    return known[name]
 
 
 def _from_hub(location: str) -> Path:
@@ -108,7 +108,7 @@ def _downloaded(url: str, sha256: str) -> Path:
             if found != sha256:
                 raise CheckpointError(f"{url} has SHA-256 {found}, the recipe says {sha256}", "It is another file.")
             os.replace(partial.name, target)
-        except (urllib.error.URLError, OSError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no address
             raise CheckpointError(
                 f"{url} could not be fetched: {error}", "Check the address and the network."
             ) from None
@@ -141,7 +141,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content = content[container]
             break
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    items = content.items() if isinstance(content, Mapping) else ()
+    tensors = {str(name): value.detach() for name, value in items if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(
             f"{path} holds no tensors", f"Expected a state dict, bare or under {', '.join(CONTAINERS)}."
@@ -177,10 +178,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
-    is_zip = zipfile.is_zipfile(path)
     try:
-        with torch.serialization.safe_globals(_numpy_types()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with torch.serialization.safe_globals(_numpy_types()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on pickles of other protocols than its own
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         unsafe = re.search(r"(?:GLOBAL|global|function) ([\w.]+)", str(error))
         if unsafe is None or "Unsupported operand" in str(error):
@@ -191,7 +192,7 @@ def _read_pickle(path: Path) -> Any:
             f"{path} wants to run {unsafe[1]} on loading; nothing of it was run",
             "Only tensors and plain values are read. If you trust the file, convert it yourself to safetensors.",
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a damaged archive or pickle makes torch raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged: {reason}", "Copy or download it again.") from None
 

@@ -93,4 +93,4 @@ def identify(tensors: Mapping[str, Tensor]) -> Identity:
         stage, classes = "part_segmentation", None
     else:
         stage, classes = "pretrained", None
-    return Identity(backbone, _TITLES[backbone], stage, None if norm is None else len(norm), depth, classes)
+    return Identity(backbone, _TITLES[backbone], stage, None if norm is None else norm.numel(), depth, classes)

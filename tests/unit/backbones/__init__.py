@@ -1,0 +1,1 @@
+"""Backbones by themselves, and the checkpoints of the field."""
