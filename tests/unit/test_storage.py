@@ -176,8 +176,3 @@ def test_writes_that_fail_in_earnest(tmp_path: Path) -> None:
 def test_an_empty_folder_is_free_for_a_folder_only(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists"):
         refuse_existing(tmp_path, file=True)
-
-
-def test_an_empty_folder_is_free_for_a_folder_only(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="exists"):
-        refuse_existing(tmp_path, file=True)
