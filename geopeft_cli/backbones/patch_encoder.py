@@ -75,17 +75,22 @@ class PatchEncoder(nn.Module):
         return not (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()))
 
 
+def precise(tensor: Tensor) -> Tensor:
+    """In float64, or in float32 on Apple's GPUs, which have no float64."""
+    return tensor.float() if tensor.device.type == "mps" else tensor.double()
+
+
 def _dense(conv: nn.Module) -> tuple[Tensor, Tensor]:
     assert isinstance(conv, nn.Conv1d)
     assert conv.bias is not None
-    return conv.weight[:, :, 0].double(), conv.bias.double()
+    return precise(conv.weight[:, :, 0]), precise(conv.bias)
 
 
 def _absorb(conv: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of the convolution followed by the BatchNorm."""
+    """Precise weight and bias of the convolution followed by the BatchNorm."""
     assert isinstance(norm, nn.BatchNorm1d)
     assert norm.running_var is not None
     assert norm.running_mean is not None
     weight, bias = _dense(conv)
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    return weight * scale[:, None], (bias - norm.running_mean.double()) * scale + norm.bias.double()
+    scale = precise(norm.weight) / torch.sqrt(precise(norm.running_var) + norm.eps)
+    return weight * scale[:, None], (bias - precise(norm.running_mean)) * scale + precise(norm.bias)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from geopeft_cli.backbones.patch_encoder import ROWS_AT_ONCE, PatchEncoder
+from geopeft_cli.backbones.patch_encoder import ROWS_AT_ONCE, PatchEncoder, precise
 from geopeft_cli.contracts import Site
 from geopeft_cli.methods.lora import LowRankUpdate
 
@@ -160,6 +161,12 @@ def test_gradients_reach_the_points_through_the_folded_form() -> None:
     (folded,) = torch.autograd.grad(made.folded(points).sum(), points)
     (textbook,) = torch.autograd.grad(made.textbook(points).sum(), points)
     torch.testing.assert_close(folded, textbook, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", "float64"), ("cuda", "float64"), ("mps", "float32")])
+def test_folding_asks_no_device_for_a_type_that_it_lacks(device: str, expected: str) -> None:
+    tensor = SimpleNamespace(device=torch.device(device), float=lambda: "float32", double=lambda: "float64")
+    assert precise(tensor) == expected  # type: ignore[arg-type, comparison-overlap]
 
 
 def test_under_autocast_both_forms_agree() -> None:
