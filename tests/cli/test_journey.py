@@ -1,0 +1,107 @@
+"""The way of a user: finetune, eval, merge, inspect, and going on after Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import typer.testing
+
+from geopeft_cli.cli.app import app
+from geopeft_cli.reports.records import read_records
+
+
+def geopeft(*arguments: object) -> typer.testing.Result:
+    """Run a verb that must succeed and be silent on stderr."""
+    runner = typer.testing.CliRunner(env={"TERM": "dumb", "COLUMNS": "120"})
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    assert result.stderr == ""
+    return result
+
+
+def test_the_whole_way(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = geopeft("finetune", tiny_recipe, "method={name: lora, rank: 2}", "training.lr=1e-2", "--output", "run")
+    test = next(line for line in told.stdout.splitlines() if line.startswith("test: "))
+    assert "weights kept: last of 2 epochs" in told.stdout
+    commands = [line.split()[1:] for line in told.stdout.splitlines() if line.startswith("  geopeft ")]
+    assert [command[0] for command in commands] == ["eval", "merge", "export", "inspect"]
+
+    measured = geopeft(*commands[0]).stdout
+    assert re.search(r"^test, \d+ clouds: " + test.removeprefix("test: "), measured, re.MULTILINE)
+    assert "weights kept: last of 2 epochs" in measured
+    merged = geopeft(*commands[1]).stdout
+    assert merged.startswith("merged.safetensors: 8 layers merged by exact, exact up to rounding\n")
+    assert "%" not in merged
+    assert json.loads(geopeft("eval", "merged.safetensors", "--json").stdout) == json.loads(
+        geopeft("eval", "run", "--json").stdout
+    )
+    assert "parameters train (" in geopeft(*commands[3]).stdout
+
+
+def test_the_default_place_of_a_run(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    geopeft("finetune", tiny_recipe, "training.epochs=1")
+    assert (tmp_path / "runs/tiny/adapter/README.md").is_file()
+
+
+def test_eval_prints_only_json_on_stdout(most_run: Path) -> None:
+    found = json.loads(geopeft("eval", most_run, "evaluation.split=validation", "--json").stdout)
+    last = read_records(most_run / "metrics.jsonl")[-1]
+    assert set(found) == {"split", "clouds", "metrics", "classes", "confusion", "select", "weights_kept"}
+    assert (found["split"], found["metrics"], found["select"]) == ("validation", last["validation"], "last")
+    assert sum(sum(row) for row in found["confusion"]) == found["clouds"]
+    hits = sum(row[index] for index, row in enumerate(found["confusion"]))
+    assert 100 * hits / found["clouds"] == pytest.approx(found["metrics"]["accuracy"])
+
+
+def test_eval_shows_what_is_taken_for_what(most_run: Path) -> None:
+    lines = geopeft("eval", most_run).stdout.splitlines()
+    assert lines[0].split() == ["class", "clouds", "recall", "taken", "for"]
+    assert lines[-1].startswith("test, ")
+
+
+def test_selection_on_the_test_split_is_said_by_every_verb(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    marks = ("test (the weights were chosen on it)", "best on the TEST split", "not an unbiased figure")
+    told = geopeft("finetune", tiny_recipe, "training.select=best_test", "--output", run).stdout
+    measured = geopeft("eval", run).stdout
+    for mark in marks:
+        assert mark in told
+        assert mark in measured
+    assert marks[0] not in geopeft("eval", run, "evaluation.split=validation").stdout
+    assert json.loads(geopeft("eval", run, "--json").stdout)["select"] == "best_test"
+    assert marks[1] in geopeft("inspect", run).stdout
+
+
+def test_approximate_merges_are_announced(most_run: Path, tmp_path: Path) -> None:
+    kept = geopeft("merge", most_run, "--output", tmp_path / "kept.safetensors").stdout
+    assert "4 layers merged by keep-k, exact up to rounding" in kept
+    assert "--mode calibrated, --mode dc, --mode drop-k" in kept
+    told = geopeft("merge", most_run, "--output", tmp_path / "a.safetensors", "--mode", "dc").stdout
+    assert "4 layers merged by dc, APPROXIMATE" in told
+    assert len(re.findall(r"^  blocks\.blocks\.\d\.\S+  relative error 0\.\d{3}$", told, re.MULTILINE)) == 4
+    assert re.search(r"^test accuracy .* % unmerged, .* % merged \([+-]\d+\.\d\d\)$", told, re.MULTILINE)
+
+
+def test_inspect_speaks_json(most_run: Path, tiny_recipe: Path, tiny_base: Path) -> None:
+    for target, kind in ((most_run, "adapter"), (tiny_recipe, "recipe"), (tiny_base, "checkpoint")):
+        found = json.loads(geopeft("inspect", target, "--json").stdout)
+        assert found["kind"] == kind
+        assert {"trainable_parameters", "total_parameters", "sites", "adapter_bytes"} <= set(found)
+
+
+def test_a_dry_run_makes_nothing(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = typer.testing.CliRunner(env={"TERM": "dumb"})
+    result = runner.invoke(app, ["finetune", str(tiny_recipe), "--dry-run"])
+    assert result.exit_code == 0
+    assert "parameters train (" in result.stderr
+    assert "nothing was trained" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "resolved.yaml").write_text(result.stdout)
+    again = runner.invoke(app, ["finetune", "resolved.yaml", "--dry-run"])
+    assert again.stdout == result.stdout
