@@ -98,8 +98,13 @@ def finetune(
         refuse_existing(folder, "Go on with it by --resume, choose another --output, or remove it.")
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
-    with Ranks() as ranks:
-        return _run(recipe, folder, ranks)
+    try:
+        with Ranks() as ranks:
+            return _run(recipe, folder, ranks)
+    except KeyboardInterrupt:
+        if (folder / RECIPE).is_file():
+            logger.warning("go on with geopeft finetune %s --output %s --resume", folder / RECIPE, folder)
+        raise
 
 
 def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
@@ -143,9 +148,6 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
             recipe_digest=digest(recipe),
             seed=recipe.seed,
         )
-    except KeyboardInterrupt:
-        logger.warning("go on with geopeft finetune %s --output %s --resume", folder / RECIPE, folder)
-        raise
     finally:
         listener.close()
 
