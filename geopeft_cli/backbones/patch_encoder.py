@@ -62,7 +62,7 @@ class PatchEncoder(nn.Module):
             features = nn.functional.linear(features, direct).add_(shared[:, None]).relu_()
             return nn.functional.linear(features, weight4).amax(dim=1) + bias4
 
-        if torch.compiler.is_exporting() or points.device.type != "cpu":
+        if torch.compiler.is_compiling() or points.device.type != "cpu":
             return encode(points)
         return torch.cat([encode(part) for part in points.split(max(1, ROWS_AT_ONCE // points.shape[1]))])
 

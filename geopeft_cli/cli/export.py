@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from geopeft_cli.errors import UsageError
-
 
 class ExportFormat(str, Enum):
     """The formats: a self-contained graph, a checkpoint in the official layout, or an adapter for HF peft."""
@@ -31,6 +29,10 @@ def export(
         ),
     ],
     output: Annotated[Path, typer.Option(metavar="PATH", help="What to write; it must not exist.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Values over those of the adapter's recipe.", show_default=False),
+    ] = None,
 ) -> None:
     """Write an adapted model for another program.
 
@@ -42,4 +44,16 @@ def export(
 
       geopeft export runs/quickstart --format peft --output peft_adapter/
     """
-    raise UsageError("not available yet")
+    from geopeft_cli.reports.console import console
+    from geopeft_cli.verbs.export import export_trained
+
+    result = export_trained(source, layout.value, output, overrides or ())
+    verification, out = result.verification, console()
+    out.print(f"{output}: {layout.value}, {verification.file_bytes / 1e6:.1f} MB")
+    if verification.verified:
+        out.print(
+            f"verified against torch in {verification.cases} cases on {result.clouds}: "
+            f"largest difference of a logit {verification.difference:.1e}"
+        )
+    else:
+        out.print("NOT verified: the library that reads it is not installed")

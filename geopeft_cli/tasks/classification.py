@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geopeft_cli.contracts import Backbone, Task
-from geopeft_cli.tasks.fusion import Fusion
+from geopeft_cli.tasks.fusion import Fusion, fused_layers
 from geopeft_cli.tasks.heads import HEADS
 
 
@@ -56,14 +56,14 @@ class Classification(Task):
 
     def predict(self, backbone: Backbone, points: Tensor) -> Tensor:
         head = backbone.get_submodule("cls_head_finetune")
+        logits: Tensor
         if not self.fusion["layers"]:
-            logits: Tensor = head(backbone.pool(backbone.encode(points)))
+            logits = head(backbone.pool(backbone.encode(points)))
             return logits
-        fusion = backbone.get_submodule("fusion")
-        assert isinstance(fusion, Fusion)
-        tokens = backbone.encode(points, fusion.layers)
-        fused: Tensor = head(backbone.pool(tokens, fusion(tokens)))
-        return fused
+        tokens = backbone.encode(points, fused_layers(backbone.depth, self.fusion["layers"]))
+        fused = backbone.get_submodule("fusion")(tokens)
+        logits = head(backbone.pool(tokens, fused))
+        return logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits, count = logits.float(), logits.shape[1]
