@@ -107,7 +107,8 @@ def test_sites_name_the_modules_they_hold(backbone: PointMAE) -> None:
         (("blocks.blocks.1.mlp.fc1",), 1),
         (("1.mlp.fc1",), 1),
         (("position",), 2),
-        (("patch_embedding", "all"), 12),
+        (("all", "patch_embedding"), 12),
+        (("mlp_out", "attention_in"), 4),
         ((), 0),
     ],
 )
