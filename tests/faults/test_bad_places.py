@@ -84,6 +84,7 @@ def test_a_disk_that_is_full_when_merging(refused: Refused, adapter: Path, monke
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
 @pytest.mark.parametrize(("limit", "where"), [(100, "recipe.yaml"), (5_000, "checkpoints/last.pt")])
+@pytest.mark.usefixtures("most_run")  # which leaves compiled loops in numba's own cache
 def test_a_run_that_outgrows_its_disk(tiny_recipe: Path, tmp_path: Path, limit: int, where: str) -> None:
     """A limit on the size of files makes writes fail in earnest, as a full disk does."""
     output = tmp_path / "run"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.errors import CheckpointError, TrainingError, UsageError
-from geopeft_cli.training.checkpoints import LAST, load_progress
+from geopeft_cli.training.checkpoints import LAST, load_progress, save_progress
 from geopeft_cli.training.precision import choose_device
 
 NewBench = Callable[[], Any]
@@ -131,6 +131,21 @@ def test_going_on_is_the_same_as_not_stopping(bench: NewBench, precision: str) -
     found = again.train(epochs=4, size=4, precision=precision)
     assert [record["epoch"] for record in again.notes.records] == [2, 3]
     assert largest_difference(found.tensors, expected.tensors) == 0
+
+
+def test_the_scale_of_the_loss_is_carried_on(bench: NewBench) -> None:
+    run = bench()
+    run.train(epochs=1, precision="fp16")
+    progress = load_progress(run.folder)
+    assert progress is not None
+    progress.scaler["scale"] = 16.0  # as after many overflows
+    save_progress(run.folder, progress)
+    again = bench()
+    again.folder = run.folder
+    again.train(epochs=2, precision="fp16")
+    progress = load_progress(run.folder)
+    assert progress is not None
+    assert progress.scaler["scale"] == 16.0
 
 
 @pytest.mark.parametrize(
