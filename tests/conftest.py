@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_variable] = "1"
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.update(
+    OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", NUMBA_NUM_THREADS="1", HF_HUB_OFFLINE="1"
+)
 
 import pytest
 import torch

@@ -40,7 +40,7 @@ def export_trained(path: Path, layout: str, output: Path, overrides: Sequence[st
         UsageError: the output exists.
         ExportError, MergeError: the format cannot express the model, or the file does not reproduce it.
     """
-    refuse_existing(output)
+    refuse_existing(output, file=layout != "peft")
     opened = open_trained(path, overrides)
     batches, note = check_clouds(opened)
     clouds, model, manifest = torch.cat(batches), opened.model, opened.manifest

@@ -113,6 +113,7 @@ def every_verb(refused: Refused, adapter: Path, code: int) -> set[str]:
     return {
         refused("eval", adapter, code=code),
         refused("merge", adapter, "--output", "merged.safetensors", code=code),
+        refused("export", adapter, "--format", "official", "--output", "official.safetensors", code=code),
     }
 
 

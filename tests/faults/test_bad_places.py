@@ -40,6 +40,22 @@ def test_merge_into_something_that_exists(refused: Refused, adapter: Path, tmp_p
     assert message == f"error: {name} exists\nChoose another --output, or remove it.\n"
 
 
+@pytest.mark.parametrize("layout", ["onnx", "pt2", "official", "peft"])
+@pytest.mark.parametrize("kind", ["file", "folder", "empty folder"])
+def test_export_into_something_that_exists(
+    refused: Refused, lora_run: Path, tmp_path: Path, layout: str, kind: str
+) -> None:
+    output = tmp_path / {"onnx": "x.onnx", "pt2": "x.pt2", "official": "x.safetensors", "peft": "x"}[layout]
+    if kind == "file":
+        output.write_text("x")
+    else:
+        output.mkdir()
+        if kind == "folder" or layout == "peft":  # which may take the place of an empty one
+            (output / "y").write_text("x")
+    message = refused("export", lora_run, "--format", layout, "--output", output, code=2)
+    assert message.startswith(f"error: {output} exists\n")
+
+
 def test_places_below_a_file(refused: Refused, tiny_recipe: Path, adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for arguments in (("finetune", tiny_recipe), ("merge", adapter)):

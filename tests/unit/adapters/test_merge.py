@@ -59,8 +59,6 @@ def test_values_that_are_not_finite_are_named_wherever_they_are(model: Backbone)
 
 
 def test_a_fold_that_is_wrong_is_caught(model: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "geopeft_cli.methods.lora.LowRankUpdate.delta", lambda self: 0.5 * self.lora_B.weight @ self.lora_A.weight
-    )
+    monkeypatch.setattr(LowRankUpdate, "delta", lambda self: 0.5 * self.lora_B.weight @ self.lora_A.weight)
     with pytest.raises(MergeError, match="the merged model differs from the unmerged one by"):
         merge(model, "auto", CLOUDS)
