@@ -55,10 +55,7 @@ def test_modules_of_the_method_all_train(subject: Subject) -> None:
 
 
 @pytest.mark.parametrize("tokens", ["train", "freeze"])
-def test_tokens_follow_the_recipe(request: pytest.FixtureRequest, subject: Subject, tokens: str) -> None:
-    if (subject.method, tokens) == ("full", "freeze"):
-        reason = "full fine-tuning trains the tokens whatever the recipe says"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_tokens_follow_the_recipe(subject: Subject, tokens: str) -> None:
     subject.settings = {"tokens": tokens}
     model = subject.build().model
     assert {model.get_parameter(name).requires_grad for name in model.token_names} <= {tokens == "train"}
