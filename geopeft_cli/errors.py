@@ -35,6 +35,12 @@ class DataError(GeopeftError):
     """A cloud, mesh or label file that cannot be used; the message names the file."""
 
 
+class MissingDataError(DataError):
+    """The recipe names a data file or folder that is not there."""
+
+    exit_code = 2
+
+
 class CheckpointError(GeopeftError):
     """A checkpoint that is missing, damaged, unsafe, or of another architecture."""
 
@@ -53,6 +59,12 @@ class GeometryError(GeopeftError):
 
 class MergeError(GeopeftError):
     """A merge that is undefined, not exact in the mode asked for, or not confirmed by its own check."""
+
+
+class MergeModeError(MergeError):
+    """A merge mode that an adapter does not have."""
+
+    exit_code = 2
 
 
 class ExportError(GeopeftError):

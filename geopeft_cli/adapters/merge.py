@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geopeft_cli.contracts import Backbone, Calibration, Foldable, Wrapper, official_name
-from geopeft_cli.errors import MergeError
+from geopeft_cli.errors import MergeError, MergeModeError
 
 EXACT_TOLERANCE = 1e-4  # of the root mean square of the logits, at least of 1
 
@@ -79,8 +79,8 @@ def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
             fitted on the first four fifths of them and their errors are measured on the rest.
 
     Raises:
-        MergeError: the mode is not exact or not defined here, an update is not finite, or the merged model does
-            not agree with the unmerged one.
+        MergeModeError: the mode is not exact or not defined here.
+        MergeError: an update is not finite, or the merged model does not agree with the unmerged one.
     """
     layers = foldable_layers(model)
     for name, parameter in model.state_dict().items():
@@ -89,8 +89,8 @@ def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
     approximate = {m for layer in layers.values() for m in layer.approximate_modes}
     exact = {m for layer in layers.values() for m in layer.exact_modes} or {"exact"}
     if mode not in {"auto", *exact, *approximate}:
-        raise MergeError(
-            f"mode {mode} is not possible here" if mode != "exact" else "no exact fold exists: lambda is not 0",
+        raise MergeModeError(
+            f"mode {mode} is not possible here" if mode != "exact" else "no exact fold exists: method.lam is not 0",
             f"Exact: {', '.join(sorted(exact))}. Approximate: {', '.join(sorted(approximate)) or 'none'}.",
         )
     is_approximate = mode in approximate

@@ -15,7 +15,7 @@ from geopeft_cli.data.clouds import Cloud, Labels, Splits, Subset
 from geopeft_cli.data.formats import READERS, read_points
 from geopeft_cli.data.keys import derived_seed
 from geopeft_cli.data.splitting import fractions, require_trained, split_way, stratified
-from geopeft_cli.errors import DataError, UsageError
+from geopeft_cli.errors import DataError, MissingDataError, UsageError
 
 logger = logging.getLogger("geopeft")
 
@@ -61,7 +61,7 @@ def folder_splits(
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder", "Set data.root to the folder that holds the data set.")
+        raise MissingDataError(f"{root}: no such folder", "Set data.root to the folder that holds the data set.")
     way = split_way(split, ("fraction", "folder", "list"), "folder")
     find = {"fraction": _in_class_folders, "folder": _in_part_folders, "list": _in_lists}[way]
     parts = find(root, split)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from geopeft_cli.data.clouds import Cloud, Labels, Splits, Subset
 from geopeft_cli.data.formats.arrays import load_numpy
 from geopeft_cli.data.splitting import fractions, require_trained, split_way, stratified
-from geopeft_cli.errors import DataError, UsageError
+from geopeft_cli.errors import DataError, MissingDataError, UsageError
 
 
 def packed_splits(path: str | Path, split: Mapping[str, Any], seed: int) -> Splits:
@@ -141,6 +141,8 @@ _HINT = "A packed file holds points (clouds, n, 3), or (all points, 3) with offs
 
 
 def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such file", "Set data.path to the packed .npz file.")
     arrays = load_numpy(path)
     if not isinstance(arrays, dict):
         raise DataError(f"{path}: is a single array", _HINT)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from geopeft_cli.adapters.manifest import Manifest
+from geopeft_cli.adapters.tensors import write_tensors
 from geopeft_cli.backbones.checkpoint import SETTINGS_KEY, load_backbone, load_head, read_checkpoint
 from geopeft_cli.contracts import Backbone, Foldable, Wrapper, official_name, official_state
 from geopeft_cli.errors import ExportError
@@ -45,7 +45,7 @@ def export_official(model: Backbone, path: Path, clouds: Tensor, manifest: Manif
             torch.save({"base_model": tensors, **_progress(manifest)}, partial)
         else:
             header = {"format": "pt", SETTINGS_KEY: json.dumps(model.settings()), **record(manifest)}
-            save_file(tensors, partial, header)
+            write_tensors(partial, tensors, header)
         difference = _difference(partial, alone, clouds)
         if difference != 0.0:
             raise ExportError(f"the written checkpoint differs from the model by {difference:.3g} in its logits")

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.adapters.peft_layout import CARD, CONFIG, PREFIX, TENSORS, write_config
+from geopeft_cli.adapters.tensors import write_tensors
 from geopeft_cli.backbones.checkpoint import SETTINGS_KEY
 from geopeft_cli.contracts import Backbone, Wrapper, official_name, official_state
 from geopeft_cli.errors import ExportError
@@ -57,8 +58,8 @@ def export_peft(
     base = {name: tensor for name, tensor in tensors.items() if name not in factors}
     adapter = {name: tensor for name, tensor in tensors.items() if name in factors or name.startswith(f"{HEAD}.")}
     with new_folder(folder) as partial:
-        save_file(base, partial / BASE, {"format": "pt", SETTINGS_KEY: json.dumps(model.settings())})
-        save_file({PREFIX + name: tensor for name, tensor in adapter.items()}, partial / TENSORS, {"format": "pt"})
+        write_tensors(partial / BASE, base, {"format": "pt", SETTINGS_KEY: json.dumps(model.settings())})
+        write_tensors(partial / TENSORS, {PREFIX + name: t for name, t in adapter.items()}, {"format": "pt"})
         write_config(partial / CONFIG, "lora", settings, wrappers, [HEAD], BASE)
         (partial / CARD).write_text(_card(model, manifest), encoding="utf-8")
         size = sum(file.stat().st_size for file in partial.iterdir())

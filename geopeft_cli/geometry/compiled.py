@@ -102,7 +102,7 @@ def _compile(kernel: Callable[..., None]) -> Callable[..., None]:
     assert numba is not None
     try:
         compiled: Callable[..., None] = numba.njit(nogil=True, cache=True)(kernel)
-    except RuntimeError:  # nowhere to write the cache
+    except (RuntimeError, OSError):  # nowhere to write the cache
         compiled = numba.njit(nogil=True)(kernel)
     return compiled
 

@@ -30,7 +30,7 @@ def test_the_clouds_are_good_to_begin_with(tiny_recipe: Path, clouds: Path, tmp_
 
 @pytest.mark.parametrize("data", ["{format: folder, root: gone}", "{format: packed, path: gone.npz}"])
 def test_a_path_that_does_not_exist(refused: Refused, tiny_recipe: Path, tmp_path: Path, data: str) -> None:
-    message = refused("finetune", tiny_recipe, f"data={data}", code=1)
+    message = refused("finetune", tiny_recipe, f"data={data}", code=2)
     assert str(tmp_path / "gone") in message
     assert len(message.splitlines()) == 2
 

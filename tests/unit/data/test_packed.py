@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from geopeft_cli.data.packed import packed_splits
-from geopeft_cli.errors import DataError, UsageError
+from geopeft_cli.errors import DataError, MissingDataError, UsageError
 
 FRACTION = {"by": "fraction", "validation": 0.2, "test": 0.2}
 FIELD = {"by": "field", "field": "is_test", "validation": 0.0}
@@ -141,7 +141,7 @@ def test_files_cut_off_or_of_another_kind(pack, tmp_path):
     np.save(tmp_path / "single.npy", POINTS)
     with pytest.raises(DataError, match="is a single array"):
         packed_splits(tmp_path / "single.npy", FIELD, seed=0)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(MissingDataError, match="no such file"):
         packed_splits(tmp_path / "none.npz", FIELD, seed=0)
 
 

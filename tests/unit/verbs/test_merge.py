@@ -106,7 +106,7 @@ def test_calibration_is_the_best_of_the_approximations(most_adapter: Path, tmp_p
 def test_no_exact_fold_where_lambda_is_not_zero(most_adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(MergeError) as caught:
         merge_trained(most_adapter, tmp_path / "x.safetensors", "exact")
-    assert caught.value.message == "no exact fold exists: lambda is not 0"
+    assert caught.value.message == "no exact fold exists: method.lam is not 0"
     assert caught.value.hint == "Exact: keep-k. Approximate: calibrated, dc, drop-k."
     assert list(tmp_path.iterdir()) == []
 
