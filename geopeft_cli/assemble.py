@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,6 @@ from geopeft_cli.errors import AdapterError, UsageError
 from geopeft_cli.methods import method_class
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.tasks import task_class
-
-logger = logging.getLogger("geopeft")
 
 PREPARATION = ("points", "normalize", "sampling", "augment", "on_error")
 
@@ -104,8 +101,6 @@ def build(recipe: Recipe, classes: Sequence[str]) -> Experiment:
     task.attach(backbone)
     if recipe.task.head_from == "checkpoint":
         load_head(backbone, checkpoint)
-    elif checkpoint.head:
-        logger.warning("%s: its head is not used (task.head_from: fresh)", checkpoint.location)
     for name in backbone.token_names:
         backbone.get_parameter(name).requires_grad_(_tokens_train(recipe, method, fresh))
     return Experiment(recipe, backbone, method, task, checkpoint, fresh)

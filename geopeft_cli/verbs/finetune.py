@@ -71,7 +71,10 @@ def prepare(recipe: Recipe) -> tuple[Splits, Experiment]:
     splits = load_splits(recipe)
     if recipe.training.select == "best_validation" and splits.validation is None:
         raise UsageError("training.select: best_validation needs a validation split, and the data has none")
-    return splits, build(recipe, splits.train.classes)
+    experiment = build(recipe, splits.train.classes)
+    if experiment.checkpoint.head and recipe.task.head_from == "fresh":
+        logger.warning("%s: its head is not used (task.head_from: fresh)", recipe.backbone.checkpoint)
+    return splits, experiment
 
 
 def finetune(

@@ -13,13 +13,14 @@ from torch import Tensor
 from geopeft_cli.adapters.directory import read_adapter
 from geopeft_cli.adapters.header import read_header
 from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
-from geopeft_cli.adapters.peft_layout import TENSORS, find_adapter
+from geopeft_cli.adapters.peft_layout import find_adapter
 from geopeft_cli.assemble import load_splits, make_batches, rebuild, rebuild_merged
 from geopeft_cli.contracts import Backbone
 from geopeft_cli.data.clouds import Splits
-from geopeft_cli.errors import AdapterError, DataError, UsageError
+from geopeft_cli.errors import DataError, UsageError
 from geopeft_cli.recipe.load import parse_recipe
 from geopeft_cli.recipe.schema import Recipe
+from geopeft_cli.verbs.foreign import adopt
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Opened:
 def open_trained(path: Path, overrides: Sequence[str] = ()) -> Opened:
     """Rebuild the model behind a run folder, an adapter directory, or a merged safetensors file.
 
+    A LoRA adapter of Hugging Face peft needs backbone and data among the overrides, since it records neither.
+
     Args:
         path: what the user gives.
         overrides: ``key.sub=value`` over the recipe in the adapter, such as ``backbone.checkpoint=PATH``.
@@ -62,10 +65,8 @@ def open_trained(path: Path, overrides: Sequence[str] = ()) -> Opened:
     folder = find_adapter(path)
     adapter = read_adapter(folder)
     if adapter.manifest is None:
-        raise AdapterError(
-            f"{folder / TENSORS} was not written by geopeft: it does not say what it needs",
-            "Use it with Hugging Face peft, or see its tensors with geopeft inspect.",
-        )
+        experiment, manifest = adopt(adapter, overrides)
+        return Opened(experiment.model, experiment.recipe, manifest, folder)
     recipe = _recipe(adapter.manifest, folder, overrides)
     experiment = rebuild(recipe, adapter)
     return Opened(experiment.model, recipe, adapter.manifest, folder)

@@ -166,7 +166,7 @@ def test_a_damaged_configuration(refused: Refused, adapter: Path, content: str) 
 def test_an_adapter_without_a_record(refused: Refused, adapter: Path) -> None:
     save_file(load_file(adapter / TENSORS), adapter / TENSORS, {"format": "pt"})
     (message,) = every_verb(refused, adapter, 1)
-    assert "was not written by geopeft" in message
+    assert "describes GEOPEFT_MOST, not LORA" in message
 
 
 @pytest.mark.parametrize("key", ["method", "data"])
