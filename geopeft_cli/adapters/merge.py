@@ -76,7 +76,7 @@ def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
         model: in eval mode, unchanged by the call.
         mode: ``auto`` (the first exact mode of each layer), or a mode by name.
         clouds: batches (B, N, 3) of real clouds. The result is compared on all of them; approximate modes are
-            fitted on the first four fifths of them and their errors are measured on the rest.
+            fitted on four of every five of them and their errors are measured on the fifth.
 
     Raises:
         MergeModeError: the mode is not exact or not defined here.
@@ -129,9 +129,9 @@ def _calibrated(
     model: Backbone, layers: dict[str, Foldable], clouds: Sequence[Tensor]
 ) -> tuple[dict[str, Calibration], dict[str, Calibration]]:
     """Records of every layer's inputs on four fifths of the clouds, and on the rest."""
-    every = torch.cat(list(clouds)).split(16)
-    cut = max(1, round(0.8 * len(every)))
-    parts = (every[:cut], every[cut:] or every)
+    every = torch.cat(list(clouds))
+    held_back = torch.arange(len(every)) % 5 == 4
+    parts = (every[~held_back].split(16), (every[held_back] if held_back.any() else every).split(16))
     records: list[dict[str, Calibration]] = []
     for part in parts:
         record = {name: layer.calibration() for name, layer in layers.items()}

@@ -52,7 +52,7 @@ def export(
     out.print(f"{output}: {layout.value}, {verification.file_bytes / 1e6:.1f} MB")
     if verification.verified:
         out.print(
-            f"verified against torch in {verification.cases} cases on {result.clouds}: "
+            f"verified against torch in {len(verification.cases)} cases on {result.clouds}: "
             f"largest difference of a logit {verification.difference:.1e}"
         )
     else:

@@ -37,7 +37,10 @@ def finetune(
     if dry_run:
         _show_plan(recipe, overrides or ())
         return
+    from geopeft_cli.recipe.load import load_recipe
     from geopeft_cli.reports.console import console, duration, print_metrics, split_title
+
+    load_recipe(recipe, overrides or ())  # mistakes are told before torch is imported
     from geopeft_cli.verbs.finetune import finetune as run_recipe
 
     run = run_recipe(recipe, overrides or (), output, resume)

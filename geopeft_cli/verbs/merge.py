@@ -55,7 +55,7 @@ def merge_trained(path: Path, output: Path, mode: str = "auto", overrides: Seque
     opened = open_trained(path, overrides)
     if opened.manifest.merged is not None:
         raise UsageError(f"{path} is merged already", "Merge the run or the adapter that it was made from.")
-    clouds, note = check_clouds(opened)
+    clouds, note = check_clouds(opened, 64 if mode in ("auto", "exact", "keep-k") else 128)
     merged = merge(opened.model, mode, clouds)
     accuracy = None if merged.exact else _accuracies(opened, merged)
     record = {**merged.record(), "clouds": note}

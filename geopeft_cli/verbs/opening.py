@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from geopeft_cli.adapters.directory import read_adapter
@@ -16,7 +16,7 @@ from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
 from geopeft_cli.adapters.peft_layout import find_adapter
 from geopeft_cli.assemble import load_splits, make_batches, rebuild, rebuild_merged
 from geopeft_cli.contracts import Backbone
-from geopeft_cli.data.clouds import Splits
+from geopeft_cli.data.clouds import Splits, Subset
 from geopeft_cli.errors import DataError, UsageError
 from geopeft_cli.recipe.load import parse_recipe
 from geopeft_cli.recipe.schema import Recipe
@@ -98,20 +98,15 @@ def open_data(opened: Opened) -> Splits:
 def check_clouds(opened: Opened, count: int = 64) -> tuple[list[Tensor], str]:
     """Prepared clouds on which a result is held against the model, and what they are in words.
 
-    They are the first of the recipe's test split, or simulated scans where the recipe's data is not on this machine.
+    They are spread over the recipe's training split, or over simulated scans where its data is not on this machine.
     """
-    recipe, note = opened.recipe, "of the test split"
+    recipe, note = opened.recipe, "of the training split"
     try:
-        clouds = load_splits(recipe).test
+        clouds = load_splits(recipe).train
     except (UsageError, DataError):
         values = {"format": "shapes", "points": recipe.data.points, "normalize": recipe.data.normalize}
         recipe = Recipe.model_validate({**recipe.model_dump(), "data": values})
-        clouds, note = load_splits(recipe).test, "simulated, since the recipe's data is not here"
-    batches = make_batches(recipe, clouds, "test", training=False, batch_size=16)
-    found: list[Tensor] = []
-    for batch in batches.epoch(0):
-        found.append(batch.points)
-        if sum(len(points) for points in found) >= count:
-            break
-    total = torch.cat(found)[:count]
-    return list(total.split(16)), f"{len(total)} clouds {note}"
+        clouds, note = load_splits(recipe).train, "simulated, since the recipe's data is not here"
+    chosen = Subset(clouds, np.unique(np.linspace(0, len(clouds) - 1, count).round().astype(int)))
+    batches = make_batches(recipe, chosen, "check", training=False, batch_size=16)
+    return [batch.points for batch in batches.epoch(0)], f"{len(chosen)} clouds {note}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from geopeft_cli.data.formats.mesh import Mesh, sample_surface
 from geopeft_cli.errors import DataError
 
 logger = logging.getLogger("geopeft")
+
+_FILES_WITH_GAPS = itertools.count()
 
 Rows = npt.NDArray[np.float64]
 
@@ -71,5 +74,6 @@ def _finite(points: Rows, path: Path) -> Rows:
         raise DataError(f"{path}: all {len(points)} points are NaN or infinite", "Remove it from the data set.")
     if not finite.all():
         dropped = np.count_nonzero(~finite)
-        logger.info("%s: left out %d of %d points that are NaN or infinite", path, dropped, len(points))
+        level = logging.INFO if next(_FILES_WITH_GAPS) else logging.WARNING  # one line, however many files
+        logger.log(level, "%s: left out %d of %d points that are NaN or infinite", path, dropped, len(points))
     return points[finite]

