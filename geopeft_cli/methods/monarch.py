@@ -36,8 +36,13 @@ class MonarchFactors(nn.Module):
         self.blkdiag2 = nn.Parameter(torch.zeros(blocks, s, q))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out), without the bias, which belongs behind K-Rectify."""
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """(..., in) -> (..., out), without the bias, which belongs behind K-Rectify.
+
+        Args:
+            x: (..., in).
+            onto: contiguous (..., out); the product is added to it in place, which saves a tensor of that size.
+        """
         b, q, p = self.blkdiag1.shape
         rows = x.reshape(-1, self.inputs)
         if b * p != self.inputs:
@@ -46,8 +51,12 @@ class MonarchFactors(nn.Module):
         # the same numbers of a row, read as (q, b) instead of (b, q): the stride permutation
         hidden = hidden.transpose(0, 1).flatten(1).unflatten(1, (q, b)).permute(2, 0, 1)
         result = torch.bmm(hidden, self.blkdiag2.mT)  # (b, rows, s)
-        y: Tensor = result.permute(1, 2, 0).flatten(1)[:, : self.outputs].reshape(*x.shape[:-1], self.outputs)
-        return y
+        product = result.permute(1, 2, 0)  # (rows, s, b)
+        if onto is not None and self.padding[1] == 0:
+            onto.view(product.shape).add_(product)
+            return onto
+        y: Tensor = product.flatten(1)[:, : self.outputs].reshape(*x.shape[:-1], self.outputs)
+        return y if onto is None else onto.add_(y)
 
     @torch.no_grad()
     def dense(self) -> Tensor:

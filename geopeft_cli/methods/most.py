@@ -150,20 +150,24 @@ class MonarchUpdate(Foldable):
         if isinstance(self.base, nn.Conv1d):
             y.add_(self.most(self.dropout(x).transpose(1, 2)).transpose(1, 2))
             return y if self.most.bias is None else y.add_(self.most.bias[:, None])
-        y.add_(self.update(self.dropout(x)))
+        self.update(self.dropout(x), y)
         return y if self.most.bias is None else y.add_(self.most.bias)
 
-    def update(self, x: Tensor) -> Tensor:
-        """M K^p x, or M (K^p x - x) once M is in the base; (B, T, in) -> (B, T, out)."""
+    def update(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """M K^p x, or M (K^p x - x) once M is in the base; (B, T, in) -> (B, T, out).
+
+        With ``onto``, a contiguous tensor of the output's shape, the update is added to it in place.
+        """
         if self.rectify.is_identity:
-            return self.most(x)  # type: ignore[no-any-return]
+            return self.most(x, onto)  # type: ignore[no-any-return]
         level = current_level(self.level, self.site)
         if self.most.inputs > self.most.outputs:
             y = self.most(x)
             rectified = self.rectify(y, level, self.site)
-            return rectified - y if self.kept else rectified
+            update: Tensor = rectified - y if self.kept else rectified
+            return update if onto is None else onto.add_(update)
         rectified = self.rectify(x, level, self.site)
-        return self.most(rectified - x if self.kept else rectified)  # type: ignore[no-any-return]
+        return self.most(rectified - x if self.kept else rectified, onto)  # type: ignore[no-any-return]
 
     @property
     def exact_modes(self) -> tuple[str, ...]:
