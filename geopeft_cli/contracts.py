@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -110,6 +111,12 @@ class Foldable(Wrapper):
         Raises:
             MergeError: a tensor is not finite, or the base layer cannot take the update.
         """
+
+
+def registered(reference: str) -> Any:
+    """What a registry's ``"module:Name"`` refers to, imported now."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
 
 
 def official_name(name: str) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
-from geopeft_cli.contracts import Backbone
+from geopeft_cli.contracts import Backbone, registered
 
 BACKBONES = {
     "point_mae": "geopeft_cli.backbones.point_mae:PointMAE",
@@ -13,6 +11,5 @@ BACKBONES = {
 
 def backbone_class(name: str) -> type[Backbone]:
     """The class behind a recipe name, imported now."""
-    module, _, attribute = BACKBONES[name].partition(":")
-    found: type[Backbone] = getattr(import_module(module), attribute)
+    found: type[Backbone] = registered(BACKBONES[name])
     return found

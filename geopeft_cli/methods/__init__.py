@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
-from geopeft_cli.contracts import Method
+from geopeft_cli.contracts import Method, registered
 
 METHODS = {
     "full": "geopeft_cli.methods.full:FullFineTuning",
@@ -18,6 +16,5 @@ METHODS = {
 
 def method_class(name: str) -> type[Method]:
     """The class behind a recipe name, imported now."""
-    module, _, attribute = METHODS[name].partition(":")
-    found: type[Method] = getattr(import_module(module), attribute)
+    found: type[Method] = registered(METHODS[name])
     return found

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
-from geopeft_cli.contracts import Task
+from geopeft_cli.contracts import Task, registered
 
 TASKS = {
     "classification": "geopeft_cli.tasks.classification:Classification",
@@ -13,6 +11,5 @@ TASKS = {
 
 def task_class(name: str) -> type[Task]:
     """The class behind a recipe name, imported now."""
-    module, _, attribute = TASKS[name].partition(":")
-    found: type[Task] = getattr(import_module(module), attribute)
+    found: type[Task] = registered(TASKS[name])
     return found
