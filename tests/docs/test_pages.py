@@ -166,9 +166,9 @@ def test_the_lines_that_ci_takes_from_the_readme() -> None:
         block.above: block.text for block in blocks(PROJECT / "README.md") if block.above.startswith("<!-- readme")
     }
     assert marked == {
-        "<!-- readme:run -->": "python -m venv .venv && .venv/bin/pip install . && "
+        "<!-- readme:run -->": "python3 -m venv .venv && .venv/bin/pip install . && "
         ".venv/bin/geopeft finetune recipes/quickstart.yaml\n",
-        "<!-- readme:test -->": 'python -m venv .venv && .venv/bin/pip install -e ".[test]" && '
+        "<!-- readme:test -->": 'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && '
         ".venv/bin/python -m pytest\n",
     }
 
