@@ -28,8 +28,10 @@ class Ranks:
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: object, *_: object) -> None:
         if self.size > 1:
+            if failure is None:
+                dist.barrier()  # a rank that leaves while another still talks to it makes that one abort
             dist.destroy_process_group()
 
     @property
