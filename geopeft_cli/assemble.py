@@ -11,10 +11,11 @@ import torch
 
 from geopeft_cli.adapters.directory import StoredAdapter, load_adapter
 from geopeft_cli.adapters.manifest import Manifest
+from geopeft_cli.adapters.merge import foldable_layers, put_layer
 from geopeft_cli.backbones import backbone_class
 from geopeft_cli.backbones.checkpoint import Checkpoint, infer_sizes, load_backbone, load_head, read_checkpoint
 from geopeft_cli.backbones.files import read_tensors
-from geopeft_cli.contracts import Backbone, Foldable, Method, Task, load_official_state, official_state
+from geopeft_cli.contracts import Backbone, Method, Task, load_official_state, official_state
 from geopeft_cli.data.batches import Batches
 from geopeft_cli.data.clouds import CloudSet, Splits
 from geopeft_cli.data.preparation import Preparation
@@ -23,6 +24,7 @@ from geopeft_cli.errors import AdapterError, UsageError
 from geopeft_cli.methods import method_class
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.tasks import task_class
+from geopeft_cli.training.schedule import epochs_run
 
 PREPARATION = ("points", "normalize", "sampling", "augment", "on_error")
 
@@ -75,8 +77,13 @@ def make_batches(recipe: Recipe, clouds: CloudSet, purpose: str, *, training: bo
     )
 
 
-def build(recipe: Recipe, classes: Sequence[str]) -> Experiment:
+def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = None) -> Experiment:
     """The model of a recipe: checkpoint, method, head, and what trains. Draws from torch's seeded generator.
+
+    Args:
+        recipe: what to build.
+        classes: class names, in the order of the labels.
+        manifest: the record of the adapter that the model is built for.
 
     Raises:
         UsageError, CheckpointError: what the recipe asks for is not there or does not fit.
@@ -95,7 +102,7 @@ def build(recipe: Recipe, classes: Sequence[str]) -> Experiment:
         )
     fresh = load_backbone(backbone, checkpoint)
     backbone.requires_grad_(False)
-    method = _make_method(recipe)
+    method = _make_method(recipe, manifest)
     method.attach(backbone)
     task = _make_task(recipe, classes)
     task.attach(backbone)
@@ -119,7 +126,7 @@ def rebuild(recipe: Recipe, adapter: StoredAdapter) -> Experiment:
     manifest = adapter.manifest
     if manifest is None:
         raise AdapterError(f"{adapter.folder} has no record of geopeft")
-    experiment = build(recipe, manifest.classes)
+    experiment = build(recipe, manifest.classes, manifest)
     if experiment.checkpoint.sha256 != manifest.base_sha256:
         raise AdapterError(
             f"{adapter.folder} was made for a base with SHA-256 {manifest.base_sha256[:12]}…, "
@@ -138,11 +145,9 @@ def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
         AdapterError: a tensor is missing, left over, or of another shape.
     """
     model = backbone_class(recipe.backbone.name)(**manifest.backbone)
-    if "keep-k" in str((manifest.merged or {}).get("mode")):
-        _make_method(recipe).attach(model)
-        for module in model.modules():
-            if isinstance(module, Foldable):
-                module.expect_merged_base()
+    _make_method(recipe, manifest).attach(model)
+    for name, layer in foldable_layers(model).items():
+        put_layer(model, name, layer.folded((manifest.merged or {})["mode"]))
     _make_task(recipe, manifest.classes).attach(model)
     tensors, own = read_tensors(path), official_state(model)
     if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in own.items()}:
@@ -158,9 +163,14 @@ def _make_task(recipe: Recipe, classes: Sequence[str]) -> Task:
     return task_class(recipe.task.name)(classes=classes, **values)  # type: ignore[call-arg]
 
 
-def _make_method(recipe: Recipe) -> Method:
+def _make_method(recipe: Recipe, manifest: Manifest | None = None) -> Method:
+    """The method of a recipe, for an adapter as it was in the epoch that was kept."""
     values: Mapping[str, Any] = recipe.method.model_dump(exclude={"name", "tokens"})
-    return method_class(recipe.method.name)(**values)
+    method = method_class(recipe.method.name)(**values)
+    if manifest is not None and "epoch" in manifest.selection:
+        training = manifest.recipe["training"]
+        method.start_epoch(manifest.selection["epoch"], epochs_run(training["schedule"], training["epochs"]))
+    return method
 
 
 def _tokens_train(recipe: Recipe, method: Method, fresh: Sequence[str]) -> bool:

@@ -69,16 +69,33 @@ class Wrapper(nn.Module):
         self.base = base
 
 
+@dataclass(frozen=True)
+class DenseUpdate:
+    """What is added to a dense layer.
+
+    Attributes:
+        weight: float64 (out, in).
+        bias: float64 (out,), or ``None``.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+
 class Calibration(ABC):
-    """What a layer learns from clouds about how well its approximate merge modes do."""
+    """What a layer learns from clouds for one of its approximate merge modes."""
 
     @abstractmethod
     def add(self, x: Tensor) -> None:
         """Take the tokens that reach the layer during a forward pass of the unmerged model."""
 
     @abstractmethod
-    def error(self, mode: str, held_back: Calibration) -> float:
-        """|update - merged update| / |update| of a mode fitted on this one's tokens, on those of another."""
+    def update(self) -> tuple[Tensor, Tensor | None]:
+        """Weight, float64 (out, in), and bias of the map that stands for the layer's update, its own bias left out."""
+
+    @abstractmethod
+    def error(self, held_back: Calibration) -> float:
+        """|update - what stands for it| / |update|, fitted on this one's tokens, measured on those of another."""
 
 
 class Foldable(Wrapper):
@@ -88,6 +105,8 @@ class Foldable(Wrapper):
     ``approximate_modes`` those that do not, which must be asked for by name.
     """
 
+    base: nn.Module
+
     @property
     @abstractmethod
     def exact_modes(self) -> tuple[str, ...]: ...
@@ -96,17 +115,19 @@ class Foldable(Wrapper):
     def approximate_modes(self) -> tuple[str, ...]:
         return ()
 
-    def calibration(self) -> Calibration:
-        """An empty record for the approximate modes; layers without such modes have none."""
+    def calibration(self, mode: str) -> Calibration:
+        """An empty record for an approximate mode; layers without such modes have none."""
         raise NotImplementedError
 
-    def expect_merged_base(self) -> None:
-        """Turn a new wrapper into the form that merging leaves where a remainder stays beside the merged weight."""
-        raise NotImplementedError
+    @abstractmethod
+    def dense_update(self, mode: str, calibration: Calibration | None = None) -> DenseUpdate:
+        """What a mode adds to the weight; for modes that keep something beside it, the weight's share."""
 
     @abstractmethod
     def folded(self, mode: str, calibration: Calibration | None = None) -> nn.Module:
         """The module that takes this wrapper's place after merging in ``mode``, one of its modes.
+
+        Without a calibration it has the right form for a merged file to be loaded into.
 
         Raises:
             MergeError: a tensor is not finite, or the base layer cannot take the update.
@@ -349,7 +370,12 @@ class Method(ABC):
         """
 
     def start_epoch(self, epoch: int, epochs: int) -> None:  # noqa: B027 - most methods have no schedule
-        """Called before every epoch, for methods with a schedule of their own."""
+        """Called before every epoch, for methods with a schedule of their own, and before an adapter is loaded, with
+        the epoch that it was kept from."""
+
+    def is_settled(self, epoch: int, epochs: int) -> bool:
+        """Whether the weights after an epoch may be the ones that are kept, as far as the method's schedule goes."""
+        return True
 
 
 def select_sites(backbone: Backbone, targets: Sequence[str]) -> list[Site]:

@@ -94,14 +94,14 @@ def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
             f"Exact: {', '.join(sorted(exact))}. Approximate: {', '.join(sorted(approximate)) or 'none'}.",
         )
     is_approximate = mode in approximate
-    fitted, held_back = _calibrated(model, layers, clouds) if is_approximate else ({}, {})
+    fitted, held_back = _calibrated(model, layers, mode, clouds) if is_approximate else ({}, {})
     merged = copy.deepcopy(model)
     used = set()
     for name, layer in foldable_layers(merged).items():
         layer_mode = mode if mode in (*layer.exact_modes, *layer.approximate_modes) else layer.exact_modes[0]
         used.add(layer_mode)
-        _put(merged, name, layer.folded(layer_mode, fitted.get(name)))
-    errors = {official_name(name): record.error(mode, held_back[name]) for name, record in fitted.items()}
+        put_layer(merged, name, layer.folded(layer_mode, fitted.get(name)))
+    errors = {official_name(name): record.error(held_back[name]) for name, record in fitted.items()}
     reference, result = _logits(model, clouds), _logits(merged, clouds)
     difference = float((reference - result).abs().max())
     scale = float(reference.square().mean().sqrt())
@@ -114,7 +114,8 @@ def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
     return Merged(merged, named, not is_approximate, len(layers), errors, difference, scale, choices)
 
 
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+def put_layer(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the module at a dotted path."""
     owner, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(owner), attribute, module)
 
@@ -126,7 +127,7 @@ def _logits(model: Backbone, clouds: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _calibrated(
-    model: Backbone, layers: dict[str, Foldable], clouds: Sequence[Tensor]
+    model: Backbone, layers: dict[str, Foldable], mode: str, clouds: Sequence[Tensor]
 ) -> tuple[dict[str, Calibration], dict[str, Calibration]]:
     """Records of every layer's inputs on four fifths of the clouds, and on the rest."""
     every = torch.cat(list(clouds))
@@ -134,7 +135,7 @@ def _calibrated(
     parts = (every[~held_back].split(16), (every[held_back] if held_back.any() else every).split(16))
     records: list[dict[str, Calibration]] = []
     for part in parts:
-        record = {name: layer.calibration() for name, layer in layers.items()}
+        record = {name: layer.calibration(mode) for name, layer in layers.items()}
         hooks = [
             layer.register_forward_pre_hook(lambda _, inputs, target=record[name]: target.add(inputs[0]))
             for name, layer in layers.items()

@@ -10,14 +10,16 @@ import typer
 
 
 class MergeMode(str, Enum):
-    """How an adapter is folded: ``auto``, ``exact`` and ``keep-k`` change no output, the others approximate."""
+    """How an adapter is folded: the modes from ``drop-k`` on approximate, the others change no output."""
 
     auto = "auto"
     exact = "exact"
     keep_k = "keep-k"
+    stacked = "stacked"
     drop_k = "drop-k"
     dc = "dc"
-    calibrated = "calibrated"
+    calibrated_scalar = "calibrated-scalar"
+    calibrated_matrix = "calibrated-matrix"
 
 
 def merge(
@@ -26,8 +28,8 @@ def merge(
     mode: Annotated[
         MergeMode,
         typer.Option(
-            help="auto folds exactly where that is possible and keeps the geometric remainder (keep-k) elsewhere. "
-            "drop-k, dc and calibrated cost nothing at run time and are approximate."
+            help="auto folds exactly where that is possible and keeps the geometric remainder (keep-k) elsewhere; "
+            "stacked keeps it in one larger layer. The modes from drop-k on cost nothing at run time and approximate."
         ),
     ] = MergeMode.auto,
     overrides: Annotated[
@@ -43,7 +45,7 @@ def merge(
 
       geopeft merge runs/quickstart --output merged.safetensors
 
-      geopeft merge runs/quickstart --output small.safetensors --mode calibrated
+      geopeft merge runs/quickstart --output small.safetensors --mode calibrated-matrix
     """
     from geopeft_cli.reports.console import console
     from geopeft_cli.verbs.merge import merge_trained
@@ -61,7 +63,7 @@ def merge(
     if result.accuracy is not None:
         before, after = result.accuracy
         out.print(f"test accuracy {before:.2f} % unmerged, {after:.2f} % merged ({after - before:+.2f})")
-    if "keep-k" in merged.mode:
+    if merged.mode in ("keep-k", "stacked"):
         zero = [f"--mode {name}" for name, exact in merged.choices.items() if not exact and name != "exact"]
         out.print(
             "The geometric remainder is kept beside the weights: the file runs in geopeft. "

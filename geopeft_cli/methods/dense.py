@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from geopeft_cli.contracts import Site
+from geopeft_cli.contracts import DenseUpdate, Site
 from geopeft_cli.errors import MergeError, UsageError
 
 Dense = nn.Linear | nn.Conv1d
@@ -32,28 +32,32 @@ def sizes(layer: Dense) -> tuple[int, int]:
     return layer.in_channels, layer.out_channels
 
 
-def with_update(layer: Dense, delta: Tensor, bias: Tensor | None = None) -> Dense:
-    """A copy of a layer whose weight is W + delta, formed in float64 and cast back.
-
-    Args:
-        layer: the base, unchanged.
-        delta: (out, in).
-        bias: (out,), added to the layer's bias.
+def with_update(layer: Dense, update: DenseUpdate) -> Dense:
+    """A copy of a layer whose weight is W + update, formed in float64 and cast back.
 
     Raises:
-        MergeError: an update is not finite, or there is no bias to add to.
+        MergeError: the update is not finite, or there is no bias to add its to.
     """
-    for update in (delta, bias):
-        if update is not None and not update.isfinite().all():
-            raise MergeError("the update holds values that are not finite", "The adapter is damaged or diverged.")
-    if bias is not None and layer.bias is None:
+    require_finite(update)
+    if update.bias is not None and layer.bias is None:
         raise MergeError(
             "the update has a bias and the layer it belongs to has none",
-            "Keep the adapter beside its base; mode keep-k, where there is one, holds the bias.",
+            "Keep the adapter beside its base; the modes keep-k and stacked, where there are any, hold the bias.",
         )
     merged = copy.deepcopy(layer)
     with torch.no_grad():
-        merged.weight.copy_(layer.weight.double() + delta.double().reshape(layer.weight.shape))
-        if bias is not None and layer.bias is not None and merged.bias is not None:
-            merged.bias.copy_(layer.bias.double() + bias.double())
+        merged.weight.copy_(layer.weight.double() + update.weight.reshape(layer.weight.shape))
+        if update.bias is not None and layer.bias is not None and merged.bias is not None:
+            merged.bias.copy_(layer.bias.double() + update.bias)
     return merged
+
+
+def require_finite(update: DenseUpdate) -> None:
+    """Stop a damaged update from being merged.
+
+    Raises:
+        MergeError: a value is NaN or infinite.
+    """
+    for part in (update.weight, update.bias):
+        if part is not None and not part.isfinite().all():
+            raise MergeError("the update holds values that are not finite", "The adapter is damaged or diverged.")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from geopeft_cli.contracts import BLOCK_ROLES, Backbone, Calibration, Foldable, Method, select_sites
+from geopeft_cli.contracts import BLOCK_ROLES, Backbone, Calibration, DenseUpdate, Foldable, Method, select_sites
 from geopeft_cli.methods.dense import Dense, dense_layer, sizes, with_update
 
 
@@ -82,15 +82,14 @@ class LowRankUpdate(Foldable):
         y: Tensor = self.base(x)
         return y.add_(self.lora_B(self.scale * self.lora_A(self.dropout(x))))
 
-    def delta(self) -> Tensor:
-        """The dense update, float64 (out, in)."""
-        down, up = self.lora_A.weight.flatten(1).double(), self.lora_B.weight.flatten(1).double()
-        return self.scale * (up @ down)
-
     @property
     def exact_modes(self) -> tuple[str, ...]:
         return ("exact",)
 
     @torch.no_grad()
+    def dense_update(self, mode: str, calibration: Calibration | None = None) -> DenseUpdate:
+        down, up = self.lora_A.weight.flatten(1).double(), self.lora_B.weight.flatten(1).double()
+        return DenseUpdate(self.scale * (up @ down))
+
     def folded(self, mode: str, calibration: Calibration | None = None) -> nn.Module:
-        return with_update(self.base, self.delta())
+        return with_update(self.base, self.dense_update(mode))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from geopeft_cli.errors import UsageError
+from geopeft_cli.methods.blocks import DENSE, make_blocks, multiply
 
 
 class MonarchFactors(nn.Module):
@@ -16,13 +19,23 @@ class MonarchFactors(nn.Module):
 
     With b blocks, p = ceil(in / b), s = ceil(out / b), q = min(p, s): ``blkdiag1`` (R) is (b, q, p), ``blkdiag2``
     (L) is (b, s, q), and ``bias`` (out,) is optional. Sizes that b does not divide are padded with zeros at the
-    end. Names, shapes and index order are those of the code released with MoST.
+    end. Names, shapes and index order are those of the code released with MoST. Blocks that are not dense have
+    leaves of their own, such as ``blkdiag1.u``.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        blocks: b.
+        bias: whether there is one.
+        factor: structure of the blocks, see :func:`geopeft_cli.methods.blocks.make_blocks`; dense by default.
 
     Raises:
-        UsageError: more blocks than channels.
+        UsageError: more blocks than channels, or a structure that does not fit the blocks.
     """
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, bias: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, bias: bool = False, factor: Mapping[str, Any] = DENSE
+    ) -> None:
         super().__init__()
         if blocks > min(inputs, outputs):
             raise UsageError(
@@ -30,10 +43,10 @@ class MonarchFactors(nn.Module):
                 f"At most {min(inputs, outputs)}.",
             )
         self.inputs, self.outputs, self.blocks = inputs, outputs, blocks
-        p, s = math.ceil(inputs / blocks), math.ceil(outputs / blocks)
-        q = min(p, s)
-        self.blkdiag1 = nn.Parameter(torch.empty(blocks, q, p).uniform_(-1 / math.sqrt(p), 1 / math.sqrt(p)))
-        self.blkdiag2 = nn.Parameter(torch.zeros(blocks, s, q))
+        self.p, self.s = math.ceil(inputs / blocks), math.ceil(outputs / blocks)
+        self.q = min(self.p, self.s)
+        self.blkdiag1 = make_blocks(factor, (blocks, self.q, self.p), zero=False)
+        self.blkdiag2 = make_blocks(factor, (blocks, self.s, self.q), zero=True)
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
@@ -43,14 +56,14 @@ class MonarchFactors(nn.Module):
             x: (..., in).
             onto: contiguous (..., out); the product is added to it in place, which saves a tensor of that size.
         """
-        b, q, p = self.blkdiag1.shape
+        b, q, p = self.blocks, self.q, self.p
         rows = x.reshape(-1, self.inputs)
         if b * p != self.inputs:
             rows = nn.functional.pad(rows, (0, b * p - self.inputs))
-        hidden = torch.bmm(rows.unflatten(1, (b, p)).transpose(0, 1), self.blkdiag1.mT)  # (b, rows, q)
+        hidden = multiply(rows.unflatten(1, (b, p)).transpose(0, 1), self.blkdiag1)  # (b, rows, q)
         # the same numbers of a row, read as (q, b) instead of (b, q): the stride permutation
         hidden = hidden.transpose(0, 1).flatten(1).unflatten(1, (q, b)).permute(2, 0, 1)
-        result = torch.bmm(hidden, self.blkdiag2.mT)  # (b, rows, s)
+        result = multiply(hidden, self.blkdiag2)  # (b, rows, s)
         product = result.permute(1, 2, 0)  # (rows, s, b)
         if onto is not None and self.padding[1] == 0:
             onto.view(product.shape).add_(product)
@@ -61,20 +74,20 @@ class MonarchFactors(nn.Module):
     @torch.no_grad()
     def dense(self) -> Tensor:
         """The matrix, float64 (out, in)."""
-        identity = torch.eye(self.inputs, dtype=torch.float64, device=self.blkdiag1.device)
+        device = next(self.parameters()).device
+        identity = torch.eye(self.inputs, dtype=torch.float64, device=device)
         columns: Tensor = copy.deepcopy(self).double()(identity)
         return columns.mT
 
     @property
     def nonzero_fraction(self) -> float:
         """Share of the dense matrix that is not structurally zero: min(1, q / b)."""
-        return min(1.0, self.blkdiag1.shape[1] / self.blocks)
+        return min(1.0, self.q / self.blocks)
 
     @property
     def padding(self) -> tuple[int, int]:
         """Channels added to (in, out) so that the blocks divide them."""
-        b, _, p = self.blkdiag1.shape
-        return b * p - self.inputs, b * self.blkdiag2.shape[1] - self.outputs
+        return self.blocks * self.p - self.inputs, self.blocks * self.s - self.outputs
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from geopeft_cli.recipe.types import (
     Count,
@@ -18,6 +18,7 @@ from geopeft_cli.recipe.types import (
     Section,
     Switch,
     Text,
+    mistake,
 )
 
 Targets = Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -64,20 +65,62 @@ class LoRASettings(MethodSettings):
     targets: Targets = ALL_BLOCK_LAYERS
 
 
+class DenseFactor(Section):
+    """Blocks with a parameter for every entry."""
+
+    type: Literal["dense"]
+
+
+class LowRankFactor(Section):
+    """Blocks of low rank; ``rank`` is clipped to the smaller side of a block."""
+
+    type: Literal["low_rank"]
+    rank: PositiveCount
+
+
+class KroneckerFactor(Section):
+    """Blocks A kron B. ``sizes`` is the shape of A; left out, it is chosen for each factor."""
+
+    type: Literal["kronecker"]
+    sizes: tuple[PositiveCount, PositiveCount] | None = None
+
+
+Factor = Annotated[DenseFactor | LowRankFactor | KroneckerFactor, Field(discriminator="type")]
+
+
 class MonarchSettings(MethodSettings):
-    """A Monarch update beside frozen dense layers: MoST without its geometry."""
+    """A Monarch update beside frozen dense layers: MoST without its geometry.
+
+    ``factor`` is the structure of the diagonal blocks of both Monarch factors.
+    """
 
     name: Literal["monarch"]
     blocks: PositiveCount = 8
     bias: Switch = False
     dropout: Fraction = 0.0
     targets: Targets = ("attention_in", "mlp_in")
+    factor: Factor = DenseFactor(type="dense")
+
+
+class LamSchedule(Section):
+    """``lam`` goes ``to`` a value by a cosine from ``from_epoch`` until ``until_epoch``, or until the last epoch."""
+
+    to: NonNegativeNumber = 0.0
+    from_epoch: Count = 0
+    until_epoch: PositiveCount | None = None
+
+    @model_validator(mode="after")
+    def _ends_behind_its_start(self) -> LamSchedule:
+        if self.until_epoch is not None and self.until_epoch <= self.from_epoch:
+            raise mistake("until_epoch", f"must be above from_epoch, {self.from_epoch}, is {self.until_epoch}")
+        return self
 
 
 class MoSTSettings(MonarchSettings):
     """A Monarch update framed by K-Rectify (MoST, CVPR 2025).
 
-    ``neighbors``, ``eps`` and ``lam`` define K = I + lam S; ``sides`` is how often K is applied: 0, 1 or 2.
+    ``neighbors``, ``eps`` and ``lam`` define K = I + lam S; ``sides`` is how often K is applied: 0, 1 or 2. Where
+    ``lam_schedule`` takes ``lam`` to 0, the update folds exactly into the weights.
     """
 
     name: Literal["most"]  # type: ignore[assignment]
@@ -85,6 +128,7 @@ class MoSTSettings(MonarchSettings):
     eps: PositiveNumber = 0.05
     lam: NonNegativeNumber = 0.5
     sides: Annotated[Count, Field(le=2)] = 2
+    lam_schedule: LamSchedule | None = None
 
 
 MethodSection = Annotated[

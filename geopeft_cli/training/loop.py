@@ -182,7 +182,7 @@ def train(
         if metrics is not None:
             record["validation" if plan.select != "best_test" else "test"] = metrics
             better = progress.best_score is None or metrics["accuracy"] > progress.best_score
-            if plan.select != "last" and better:
+            if plan.select != "last" and better and method.is_settled(epoch, total):
                 progress.best, progress.best_score, progress.best_epoch = progress.tensors, metrics["accuracy"], epoch
         listener.epoch_done(record)
         if ranks.is_first and ((epoch + 1) % plan.checkpoint_every == 0 or epoch + 1 == total):

@@ -155,6 +155,7 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
         listener.close()
 
     load_official_state(model, outcome.tensors)
+    experiment.method.start_epoch(outcome.epoch, epochs_run(settings.schedule, settings.epochs))
     metrics = {"test": measure(measure.batches("test", splits.test))}
     if splits.validation is not None and len(splits.validation):
         metrics["validation"] = measure(measure.batches("validation", splits.validation))

@@ -42,8 +42,8 @@ def merge_trained(path: Path, output: Path, mode: str = "auto", overrides: Seque
     """Merge a run or an adapter and write a safetensors checkpoint in the official layout.
 
     The exact modes are compared with the unmerged model on real clouds before the file is put in place; the
-    approximate ones are measured instead. Files of mode ``keep-k`` hold the geometric remainder beside the official
-    names and need geopeft to run.
+    approximate ones are measured instead. Files of modes ``keep-k`` and ``stacked`` hold the geometric part of the
+    update as well and need geopeft to run.
 
     Raises:
         UsageError: the output exists, or is not a ``.safetensors`` file.
@@ -55,7 +55,7 @@ def merge_trained(path: Path, output: Path, mode: str = "auto", overrides: Seque
     opened = open_trained(path, overrides)
     if opened.manifest.merged is not None:
         raise UsageError(f"{path} is merged already", "Merge the run or the adapter that it was made from.")
-    clouds, note = check_clouds(opened, 64 if mode in ("auto", "exact", "keep-k") else 128)
+    clouds, note = check_clouds(opened, 64 if mode in ("auto", "exact", "keep-k", "stacked") else 128)
     merged = merge(opened.model, mode, clouds)
     accuracy = None if merged.exact else _accuracies(opened, merged)
     record = {**merged.record(), "clouds": note}

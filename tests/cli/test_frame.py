@@ -81,7 +81,7 @@ def test_version() -> None:
         (["finetune"], "Missing argument 'RECIPE'"),
         (["finetune", "x", "--resum"], "No such option"),
         (["merge", "x"], "Missing option '--output'"),
-        (["merge", "x", "--output", "y", "--mode", "exakt"], "'calibrated'"),
+        (["merge", "x", "--output", "y", "--mode", "exakt"], "'calibrated-scalar'"),
         (["export", "x", "--output", "y", "--format", "tflite"], "'official'"),
         (["inspect", "--copy", "quickstart"], "requires 2 arguments"),
     ],

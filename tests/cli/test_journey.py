@@ -80,7 +80,7 @@ def test_selection_on_the_test_split_is_said_by_every_verb(tiny_recipe: Path, tm
 def test_approximate_merges_are_announced(most_run: Path, tmp_path: Path) -> None:
     kept = geopeft("merge", most_run, "--output", tmp_path / "kept.safetensors").stdout
     assert "4 layers merged by keep-k, exact up to rounding" in kept
-    assert "--mode calibrated, --mode dc, --mode drop-k" in kept
+    assert "--mode calibrated-matrix, --mode calibrated-scalar, --mode dc, --mode drop-k" in kept
     told = geopeft("merge", most_run, "--output", tmp_path / "a.safetensors", "--mode", "dc").stdout
     assert "4 layers merged by dc, APPROXIMATE" in told
     assert len(re.findall(r"^  blocks\.blocks\.\d\.\S+  relative error 0\.\d{3}$", told, re.MULTILINE)) == 4

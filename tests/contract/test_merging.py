@@ -57,7 +57,7 @@ def test_approximate_modes_leave_official_names(subject: Subject) -> None:
         assert len(result.errors) == result.layers > 0
         assert all(0 < error < 2 for error in result.errors.values())
         assert result.difference > 1e-4
-    for mode in {"drop-k", "dc", "calibrated"} - set(modes):
+    for mode in {"drop-k", "dc", "calibrated-scalar", "calibrated-matrix"} - set(modes):
         with pytest.raises(MergeError, match="not possible"):
             merge(experiment.model, mode, CLOUDS)
 

@@ -48,7 +48,7 @@ def test_the_five_verbs_of_the_readme(tmp_path: Path, monkeypatch: pytest.Monkey
         if line[0] != "export":  # ONNX takes its time and has tests of its own
             geopeft(*line)
     assert "by keep-k, exact" in geopeft("merge", run, "--output", "again.safetensors")
-    geopeft("merge", run, "--mode", "calibrated", "--output", "plain.safetensors")
+    geopeft("merge", run, "--mode", "calibrated-scalar", "--output", "plain.safetensors")
     told = geopeft("export", "plain.safetensors", "--format", "official", "--output", "finetuned.pth")
     assert "largest difference of a logit 0.0e+00" in told
 

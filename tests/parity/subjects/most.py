@@ -9,7 +9,8 @@ from torch import nn
 
 from geopeft_cli.contracts import Geometry, Level, published
 from geopeft_cli.methods.monarch import MonarchFactors
-from geopeft_cli.methods.most import MonarchUpdate, Rectify
+from geopeft_cli.methods.monarch_update import MonarchUpdate
+from geopeft_cli.methods.rectify import Rectify
 from parity.golden_set import GoldenSet
 from parity.subjects import Output
 from parity.tensors import tensors_of_case
@@ -37,8 +38,7 @@ def run(golden: GoldenSet) -> Iterator[Output]:
         layer = MonarchUpdate(base, factors, rectify, level=0, site=case, dropout=0.0).eval()
 
         with published(Geometry([Level(centers, slots)])):
-            kept = layer.folded("keep-k") if "keep-k" in layer.exact_modes else layer
-            for y in (layer(x), kept(x)):
+            for y in (layer(x), *(layer.folded(mode)(x) for mode in layer.exact_modes)):
                 yield from _first_tokens(golden, f"{case}.y", y)
                 yield Output(FILE, f"{case}.y.mean", y.mean(dim=1))
         merged = layer.folded("exact" if rectify.is_identity else "drop-k")

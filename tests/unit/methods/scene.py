@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from geopeft_cli.contracts import Geometry, Level
 from geopeft_cli.geometry.smoothing import smoothing_matrix
 from geopeft_cli.methods.monarch import MonarchFactors
-from geopeft_cli.methods.most import MonarchUpdate, Rectify
+from geopeft_cli.methods.monarch_update import MonarchUpdate
+from geopeft_cli.methods.rectify import Rectify
 
 BYPASS, CENTERS = 2, 16
 TOKENS = BYPASS + CENTERS

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from geopeft_cli.backbones.point_mae import PointMAE
 from geopeft_cli.contracts import Geometry, Level, published
 from geopeft_cli.errors import GeometryError, UsageError
-from geopeft_cli.methods import most
-from geopeft_cli.methods.most import Monarch, MonarchUpdate, MoST, Rectify
+from geopeft_cli.methods import rectify
+from geopeft_cli.methods.monarch_update import MonarchUpdate
+from geopeft_cli.methods.most import Monarch, MoST
+from geopeft_cli.methods.rectify import Rectify
 from methods.scene import BYPASS, CENTERS, NARROW, TOKENS, WIDE, geometry, kernel, monarch_layer, tokens
 
 BOTH = pytest.mark.parametrize("sizes", [WIDE, NARROW], ids=["wide", "narrow"])
@@ -96,7 +98,7 @@ def test_without_lambda_or_sides_it_is_plain_monarch(
     def never(*_: object) -> None:
         pytest.fail("geometry was computed")
 
-    monkeypatch.setattr(most, "rectifier", never)
+    monkeypatch.setattr(rectify, "rectifier", never)
     layer, x = monarch_layer(sizes, lam=lam, sides=sides), tokens(sizes[0])
     assert torch.equal(layer(x), layer.base(x) + layer.most(x))  # no geometry is published
 

@@ -13,8 +13,10 @@ from geopeft_cli.backbones.point_mae import PointMAE
 from geopeft_cli.contracts import Level, current_level, published
 from geopeft_cli.errors import GeometryError
 from geopeft_cli.geometry.smoothing import rectifier
-from geopeft_cli.methods import most
-from geopeft_cli.methods.most import MonarchUpdate, MoST, Rectify
+from geopeft_cli.methods import rectify
+from geopeft_cli.methods.monarch_update import MonarchUpdate
+from geopeft_cli.methods.most import MoST
+from geopeft_cli.methods.rectify import Rectify
 from methods.scene import BYPASS, WIDE, geometry, kernel, monarch_layer, tokens
 
 RECTIFY = Rectify(4, 0.05, 0.5, 2)
@@ -30,7 +32,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         calls.append(centers)
         return rectifier(centers, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(most, "rectifier", spy)
+    monkeypatch.setattr(rectify, "rectifier", spy)
     return calls
 
 
@@ -64,11 +66,11 @@ def test_tokens_without_a_center_pass_by_and_touch_no_other() -> None:
 
 @pytest.mark.parametrize(("lam", "sides", "gain"), [(0.5, 2, 2.25), (0.5, 1, 1.5), (0.25, 2, 1.5625), (0.0, 2, 1.0)])
 def test_gain_is_what_a_constant_field_is_multiplied_by(lam: float, sides: int, gain: float) -> None:
-    rectify = Rectify(4, 0.05, lam, sides)
-    assert rectify.gain == pytest.approx(gain)
+    operator = Rectify(4, 0.05, lam, sides)
+    assert operator.gain == pytest.approx(gain)
     x = torch.ones(2, 18, 1)
     expected = torch.full((2, 16, 1), gain)
-    torch.testing.assert_close(rectify(x, geometry().levels[0], "test")[:, BYPASS:], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(operator(x, geometry().levels[0], "test")[:, BYPASS:], expected, atol=1e-6, rtol=0)
 
 
 def test_gradients_pass_the_transpose() -> None:

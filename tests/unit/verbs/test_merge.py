@@ -18,7 +18,7 @@ from geopeft_cli.verbs.inspect import inspect_path
 from geopeft_cli.verbs.merge import merge_trained
 from geopeft_cli.verbs.opening import open_trained
 
-APPROXIMATE = ("drop-k", "dc", "calibrated")
+APPROXIMATE = ("drop-k", "dc", "calibrated-scalar", "calibrated-matrix")
 
 
 def logits(path: Path) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_most_keeps_its_geometric_remainder(most_adapter: Path, tiny_base: Path,
     output = tmp_path / "merged.safetensors"
     merged = merge_trained(most_adapter, output, mode).merged
     assert (merged.mode, merged.exact, merged.layers) == ("keep-k", True, 4)
-    assert merged.choices == {"exact": False, "calibrated": False, "dc": False, "drop-k": False}
+    assert merged.choices == {"exact": False} | dict.fromkeys(sorted(APPROXIMATE), False)
     beside = set(load_file(output)) - official_names(tiny_base)
     assert beside
     assert all(".most.blkdiag" in name for name in beside)
@@ -100,14 +100,14 @@ def test_calibration_is_the_best_of_the_approximations(most_adapter: Path, tmp_p
     for mode in APPROXIMATE:
         errors = merge_trained(most_adapter, tmp_path / f"{mode}.safetensors", mode).merged.errors
         means[mode] = sum(errors.values()) / len(errors)
-    assert min(means, key=lambda mode: means[mode]) == "calibrated"
+    assert min(means, key=lambda mode: means[mode]) == "calibrated-matrix"
 
 
 def test_no_exact_fold_where_lambda_is_not_zero(most_adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(MergeError) as caught:
         merge_trained(most_adapter, tmp_path / "x.safetensors", "exact")
     assert caught.value.message == "no exact fold exists: method.lam is not 0"
-    assert caught.value.hint == "Exact: keep-k. Approximate: calibrated, dc, drop-k."
+    assert caught.value.hint == "Exact: keep-k, stacked. Approximate: calibrated-matrix, calibrated-scalar, dc, drop-k."
     assert list(tmp_path.iterdir()) == []
 
 
@@ -213,7 +213,7 @@ def test_a_merged_file_that_lost_a_tensor(lora_adapter: Path, tmp_path: Path) ->
 def test_merging_twice_gives_the_same_bytes(most_adapter: Path, tmp_path: Path) -> None:
     files = [tmp_path / f"{index}.safetensors" for index in range(2)]
     for file in files:
-        merge_trained(most_adapter, file, "calibrated")
+        merge_trained(most_adapter, file, "calibrated-scalar")
     assert files[0].read_bytes() == files[1].read_bytes()
 
 

@@ -1,0 +1,45 @@
+"""K-Rectify in a forward pass: K^p on the tokens of a level, computed once for all layers that read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geopeft_cli.contracts import Level
+from geopeft_cli.errors import GeometryError
+from geopeft_cli.geometry.smoothing import rectifier
+
+
+class Rectify:
+    """K^p on the tokens of a level: x (B, T, C) -> (B, T, C). Parameter-free; tokens without a center pass by."""
+
+    def __init__(self, neighbors: int, eps: float, lam: float, sides: int) -> None:
+        self.neighbors, self.eps, self.lam, self.sides = neighbors, eps, lam, sides
+
+    @property
+    def is_identity(self) -> bool:
+        return self.lam == 0.0 or self.sides == 0
+
+    @property
+    def gain(self) -> float:
+        """What K^p multiplies a locally constant field by."""
+        return (1.0 + self.lam) ** self.sides
+
+    def __call__(self, x: Tensor, level: Level, reader: str) -> Tensor:
+        if x.ndim != 3 or x.shape[1] != level.slots.shape[0]:
+            raise GeometryError(
+                f"{reader} got tokens of shape {tuple(x.shape)}, the geometry describes {level.slots.shape[0]} a cloud"
+            )
+        key = (self.neighbors, self.eps, self.lam, self.sides)
+        operator = level.memo(key, lambda: rectifier(level.centers, level.slots, *key))
+        if x.is_inference():  # has no version that would tell of changes in place
+            return torch.bmm(operator.to(x.dtype), x)
+        # Layers that read the same tensor follow each other: remembering the last one is enough and holds no more.
+        last: dict[Any, tuple[Tensor, Tensor]] = level.memo("rectified", dict)
+        entry = (id(x), x._version, key)
+        if entry not in last:
+            last.clear()
+            last[entry] = (x, torch.bmm(operator.to(x.dtype), x))
+        return last[entry][1]
