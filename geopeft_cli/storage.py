@@ -97,6 +97,12 @@ def refuse_existing(path: Path, hint: str = "Choose another --output, or remove 
         raise UsageError(f"{path} cannot be made: {home} is not a folder that you may write in", hint)
 
 
+def cache_folder() -> Path:
+    """Where downloads and costly results are kept: ``GEOPEFT_CACHE``, else ``geopeft`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("GEOPEFT_CACHE") or Path(base) / "geopeft").expanduser()
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from geopeft_cli.errors import CheckpointError, UsageError
+from geopeft_cli.storage import cache_folder
 
 CONTAINERS = ("model", "base_model", "model_state_dict", "state_dict")  # the order in which released loaders look
 
@@ -86,12 +87,6 @@ def _from_hub(location: str) -> Path:
             f"{location} could not be fetched: {str(error).splitlines()[0]}",
             "Check the name and the network, or download the file and give its path.",
         ) from None
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ``GEOPEFT_CACHE``, else ``geopeft`` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("GEOPEFT_CACHE") or Path(base) / "geopeft").expanduser()
 
 
 def _downloaded(url: str, sha256: str) -> Path:

@@ -7,6 +7,8 @@ from typing import Any
 from geopeft_cli.data.clouds import Splits
 from geopeft_cli.errors import UsageError
 
+FORMATS = ("shapes", "folder", "packed", "scanobjectnn", "modelnet40", "modelnet10", "modelnet_fewshot")
+
 POINTS_ON_MESHES = 4
 """Points drawn on a mesh for every point that the model sees, so that an epoch's draw differs from the last one's."""
 
@@ -15,9 +17,9 @@ def splits_for(format: str, **values: Any) -> Splits:
     """The parts of the data set that a recipe's data section describes.
 
     Args:
-        format: ``shapes``, ``folder`` or ``packed``.
-        values: the arguments of ``shapes_splits``, ``folder_splits`` or ``packed_splits``; for a folder ``points``,
-            what the model sees, may stand for ``points_for_meshes``.
+        format: one of ``FORMATS``.
+        values: the arguments of that format's function, such as ``packed_splits``; for a folder ``points``, what the
+            model sees, may stand for ``points_for_meshes``.
 
     Raises:
         UsageError: an unknown format, or a mistake in the values.
@@ -37,4 +39,17 @@ def splits_for(format: str, **values: Any) -> Splits:
         from geopeft_cli.data.packed import packed_splits
 
         return packed_splits(**values)
-    raise UsageError(f"data.format: unknown {format!r}", "Use shapes, folder or packed.")
+    if format == "scanobjectnn":
+        from geopeft_cli.data.scanobjectnn import scanobjectnn_splits
+
+        return scanobjectnn_splits(**values)
+    if format in ("modelnet40", "modelnet10"):
+        from geopeft_cli.data.modelnet import modelnet_splits
+
+        return modelnet_splits(classes=40 if format == "modelnet40" else 10, **values)
+    if format == "modelnet_fewshot":
+        from geopeft_cli.data.modelnet_fewshot import modelnet_fewshot_splits
+
+        values.pop("seed", None)  # nothing of a published fold is drawn
+        return modelnet_fewshot_splits(**values)
+    raise UsageError(f"data.format: unknown {format!r}", f"Use {', '.join(FORMATS)}.")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geopeft_cli.data.clouds import CloudSet, Subset
 from geopeft_cli.data.keys import keyed_generator
 from geopeft_cli.errors import DataError, UsageError
 
@@ -57,6 +58,23 @@ def stratified(
             members = members[count:]
         chosen["train"].append(members)
     return {part: np.sort(np.concatenate(indices)) if indices else _none() for part, indices in chosen.items()}
+
+
+def hold_out(clouds: CloudSet, share: float, seed: int) -> tuple[CloudSet, CloudSet | None]:
+    """Take a validation part from a published training split, class by class.
+
+    Args:
+        clouds: the training split.
+        share: of every class; 0 for no validation part.
+        seed: of the draw.
+
+    Returns:
+        What is left to train on, and the validation part or None.
+    """
+    if not share:
+        return clouds, None
+    drawn = stratified(clouds.labels(), clouds.classes, {"validation": share}, seed)
+    return Subset(clouds, drawn["train"]), Subset(clouds, drawn["validation"])
 
 
 def split_way(split: Mapping[str, Any], known: Sequence[str], format_name: str) -> str:

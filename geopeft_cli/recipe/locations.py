@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from geopeft_cli.recipe.schema import FolderData, ListSplit, PackedData, Recipe, ShapesData
+from geopeft_cli.recipe.schema import DataSection, FolderData, ListSplit, PackedData, Recipe, ShapesData
 
 
 def resolve_paths(recipe: Recipe) -> Recipe:
@@ -25,7 +25,7 @@ def is_local(checkpoint: str) -> bool:
     return "://" not in checkpoint and not checkpoint.startswith("embedded:")
 
 
-def _resolve_data(data: ShapesData | FolderData | PackedData) -> ShapesData | FolderData | PackedData:
+def _resolve_data(data: DataSection) -> DataSection:
     if isinstance(data, FolderData):
         update: dict[str, Any] = {"root": _absolute(data.root)}
         if isinstance(data.split, ListSplit):
@@ -35,7 +35,9 @@ def _resolve_data(data: ShapesData | FolderData | PackedData) -> ShapesData | Fo
         return data.model_copy(update=update)
     if isinstance(data, PackedData):
         return data.model_copy(update={"path": _absolute(data.path)})
-    return data
+    if isinstance(data, ShapesData):
+        return data
+    return data.model_copy(update={"root": _absolute(data.root)})
 
 
 def _absolute(path: str) -> str:

@@ -31,6 +31,9 @@ Augmentation = Literal[
 ]
 
 
+Normalize = Literal["unit_sphere", "center", "none"]
+
+
 class DataSettings(Section):
     """How every cloud is prepared, whatever its source.
 
@@ -40,7 +43,7 @@ class DataSettings(Section):
     """
 
     points: PositiveCount = 1024
-    normalize: Literal["unit_sphere", "center", "none"] = "unit_sphere"
+    normalize: Normalize = "unit_sphere"
     sampling: Literal["fps_random", "fps", "random"] = "random"
     augment: tuple[Augmentation, ...] = ()
     on_error: Literal["stop", "skip"] = "stop"
@@ -116,7 +119,47 @@ class PackedData(DataSettings):
     split: Annotated[FractionSplit | FieldSplit, Field(discriminator="by")] = FractionSplit(by="fraction")
 
 
-DataSection = Annotated[ShapesData | FolderData | PackedData, Field(discriminator="format")]
+class ScanObjectNNData(DataSettings):
+    """The published splits of ScanObjectNN, below ``root`` or in ``h5_files`` there; ``hardest`` is PB-T50-RS.
+
+    Every published result is without normalization. ``validation`` is taken from the training split by class.
+    """
+
+    format: Literal["scanobjectnn"]
+    root: Text
+    variant: Literal["obj_bg", "obj_only", "hardest"]
+    validation: Fraction = 0.0
+    normalize: Normalize = "none"
+
+
+class ModelNet40Data(DataSettings):
+    """The published splits of ModelNet40; ``root`` is the folder ``modelnet40_normal_resampled``."""
+
+    format: Literal["modelnet40"]
+    root: Text
+    validation: Fraction = 0.0
+
+
+class ModelNet10Data(ModelNet40Data):
+    """The same for the ten classes of ModelNet10, whose lists are in the same folder."""
+
+    format: Literal["modelnet10"]  # type: ignore[assignment]
+
+
+class ModelNetFewshotData(DataSettings):
+    """A fold of the few-shot sets of ModelNet40: ``way`` classes (5, 10) with ``shot`` training clouds (10, 20) each."""
+
+    format: Literal["modelnet_fewshot"]
+    root: Text
+    way: PositiveCount
+    shot: PositiveCount
+    fold: Annotated[Count, Field(le=9)] = 0
+
+
+DataSection = Annotated[
+    ShapesData | FolderData | PackedData | ScanObjectNNData | ModelNet40Data | ModelNet10Data | ModelNetFewshotData,
+    Field(discriminator="format"),
+]
 
 
 class BackboneSection(Section):
@@ -233,7 +276,9 @@ class Recipe(Section):
         return self
 
 
-def _has_validation(data: ShapesData | FolderData | PackedData) -> bool:
+def _has_validation(data: DataSection) -> bool:
     if isinstance(data, ShapesData):
         return data.validation_per_class > 0
-    return bool(data.split.validation)
+    if isinstance(data, FolderData | PackedData):
+        return bool(data.split.validation)
+    return not isinstance(data, ModelNetFewshotData) and data.validation > 0

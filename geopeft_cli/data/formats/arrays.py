@@ -39,7 +39,7 @@ def read_hdf5(path: Path) -> npt.NDArray[np.float64]:
             name = _pick(path, [name for name, item in file.items() if isinstance(item, h5py.Dataset)])
             return _columns(path, file[name][()], name)
     except DAMAGED as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def load_numpy(path: Path) -> Any:
@@ -55,10 +55,11 @@ def load_numpy(path: Path) -> Any:
                 return content
             return {name: content[name] for name in content.files}
     except DAMAGED as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
-def _damaged(path: Path, error: BaseException) -> DataError:
+def damaged(path: Path, error: BaseException) -> DataError:
+    """What to say of a file that raised one of ``DAMAGED``."""
     return DataError(
         f"{path}: cannot be read: {error}",
         "The file is missing, cut off, or holds Python objects; copy it again, or save plain arrays.",

@@ -14,8 +14,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from geopeft_cli.backbones.files import cache_folder, locate
+from geopeft_cli.backbones.files import locate
 from geopeft_cli.errors import CheckpointError, UsageError
+from geopeft_cli.storage import cache_folder
 
 CONTENT = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

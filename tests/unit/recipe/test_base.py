@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from geopeft_cli.data.sources import FORMATS as ALL_FORMATS
 from geopeft_cli.recipe.load import load_recipe
 
 Problems = Callable[..., list[str]]
 Write = Callable[[dict[str, str]], None]
+
+FORMATS = ", ".join(ALL_FORMATS)
 
 
 def test_sections_are_merged_key_by_key(write: Write, small: str) -> None:
@@ -77,7 +80,7 @@ def test_mistakes_stand_where_they_were_written(problems: Problems, small: str) 
 def test_a_missing_key_is_missed_in_the_recipe(problems: Problems) -> None:
     assert problems("# mine\nbase: b.yaml\ndata: {}\n", b="name: a\nmethod: {name: full}\n") == [
         "r.yaml:2: missing key 'backbone'",
-        "r.yaml:3: missing key 'data.format', one of shapes, folder, packed",
+        f"r.yaml:3: missing key 'data.format', one of {FORMATS}",
     ]
 
 

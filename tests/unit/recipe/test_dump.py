@@ -112,6 +112,15 @@ def test_paths_become_absolute(write: Write, here: Path, small: str, monkeypatch
 
 
 @pytest.mark.parametrize(
+    "section",
+    ["scanobjectnn, variant: obj_bg", "modelnet40", "modelnet10", "modelnet_fewshot, way: 5, shot: 10"],
+)
+def test_the_root_of_a_published_set_becomes_absolute(write: Write, here: Path, small: str, section: str) -> None:
+    write({"r.yaml": small.replace("\n  format: shapes", f" {{format: {section}, root: data/set}}")})
+    assert resolve_paths(load_recipe("r.yaml")).data.model_dump()["root"] == str(here / "data/set")
+
+
+@pytest.mark.parametrize(
     ("checkpoint", "local"),
     [("a.pth", True), ("/a/b", True), ("embedded:x", False), ("https://a/b", False), ("hf://a/b/c", False)],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from geopeft_cli.data.sources import FORMATS as ALL_FORMATS
 from geopeft_cli.errors import UsageError
 from geopeft_cli.recipe.load import load_recipe, parse_recipe
 from geopeft_cli.recipe.outline import ROOT, Slot
@@ -18,6 +19,7 @@ from geopeft_cli.recipe.problems import RecipeError
 Problems = Callable[..., list[str]]
 Write = Callable[[dict[str, str]], None]
 
+FORMATS = ", ".join(ALL_FORMATS)
 HEAD = "name: x\ndata: {format: shapes}\nbackbone: {checkpoint: a.pth}\nmethod: {name: full}\n"
 
 
@@ -168,13 +170,17 @@ def test_mistake_in_one_line(problems: Problems, line: str, expected: str) -> No
         ("name: x\n", "", "r.yaml:1: missing key 'name'"),
         ("name: x", "name: my run", "r.yaml:1: name must be letters, digits, '.', '_' and '-' without spaces"),
         ("data: {format: shapes}\n", "", "r.yaml:1: missing key 'data'"),
-        ("{format: shapes}", "{points: 3}", "r.yaml:2: missing key 'data.format', one of shapes, folder, packed"),
+        ("{format: shapes}", "{points: 3}", f"r.yaml:2: missing key 'data.format', one of {FORMATS}"),
         ("{format: shapes}", "shapes", "r.yaml:2: data must be a section with keys of its own, is 'shapes'"),
-        ("shapes", "shape", "one of shapes, folder, packed, is 'shape'. Did you mean 'shapes'?"),
-        ("shapes", "[shapes]", "r.yaml:2: data.format must be one of shapes, folder, packed, is a list"),
+        ("shapes", "shape", f"one of {FORMATS}, is 'shape'. Did you mean 'shapes'?"),
+        ("shapes", "[shapes]", f"r.yaml:2: data.format must be one of {FORMATS}, is a list"),
         ("shapes", "folder", "r.yaml:2: missing key 'data.root'"),
         ("shapes", 'folder, root: ""', "r.yaml:2: data.root must not be empty"),
-        ("shapes", "shapes, root: x", "r.yaml:2: data.root is for format: folder, not shapes"),
+        ("shapes", "shapes, path: x", "r.yaml:2: data.path is for format: packed, not shapes"),
+        ("shapes", "packed, path: x, fold: 1", "r.yaml:2: data.fold is for format: modelnet_fewshot, not packed"),
+        ("shapes", "scanobjectnn, root: x, variant: hardst", "Did you mean 'hardest'?"),
+        ("shapes", "modelnet_fewshot, root: x, way: 5", "r.yaml:2: missing key 'data.shot'"),
+        ("shapes", "modelnet_fewshot, root: x, way: 5, shot: 10, fold: 10", "data.fold must be at most 9, is 10"),
         ("shapes", "shapes, augment: [rotate_y, rotat_z]", "is 'rotat_z'. Did you mean 'rotate_z'?"),
         ("shapes", "folder, root: x, split: {by: list}", "r.yaml:2: missing key 'data.split.train'"),
         ("shapes", "folder, root: x, split: {train: a}", "missing key 'data.split.by', one of fraction, folder, list"),
@@ -259,7 +265,17 @@ def test_an_unknown_kind_does_not_hide_other_mistakes(problems: Problems) -> Non
         ("evaluation:\n  split: validation\n", "r.yaml:6: evaluation.split is validation, but the data"),
     ],
 )
-@pytest.mark.parametrize("data", ["shapes, validation_per_class: 0", "packed, path: x"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "shapes, validation_per_class: 0",
+        "packed, path: x",
+        "scanobjectnn, root: x, variant: hardest",
+        "modelnet40, root: x",
+        "modelnet10, root: x",
+        "modelnet_fewshot, root: x, way: 5, shot: 10",
+    ],
+)
 def test_validation_needs_a_validation_split(problems: Problems, data: str, extra: str, expected: str) -> None:
     [found] = problems(HEAD.replace("shapes", data) + extra)
     assert found.startswith(expected)
@@ -277,6 +293,19 @@ def test_validation_with_a_validation_split(write: Write, split: str) -> None:
             load_recipe("r.yaml")
     else:
         assert load_recipe("r.yaml").training.select == "best_validation"
+
+
+@pytest.mark.parametrize("data", ["scanobjectnn, root: x, variant: hardest", "modelnet40, root: x"])
+def test_published_sets_with_a_validation_split(write: Write, data: str) -> None:
+    text = HEAD.replace("shapes", f"{data}, validation: 0.1") + "training: {select: best_validation}\n"
+    write({"r.yaml": text})
+    assert load_recipe("r.yaml").training.select == "best_validation"
+
+
+def test_scanobjectnn_alone_is_not_normalized_by_default(write: Write) -> None:
+    for data, expected in (("scanobjectnn, root: x, variant: hardest", "none"), ("modelnet40, root: x", "unit_sphere")):
+        write({"r.yaml": HEAD.replace("shapes", data)})
+        assert load_recipe("r.yaml").data.normalize == expected
 
 
 def test_user_text_with_line_breaks_stays_in_one_line(problems: Problems) -> None:
