@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from geopeft_cli.errors import UsageError
+
+PANEL = "With --local-distance"
 
 
 def inspect(
@@ -21,11 +24,52 @@ def inspect(
             show_default=False,
         ),
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="With --local-distance: values over those of the target's recipe.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes that ship.")] = False,
     copy: Annotated[
         tuple[str, Path] | None,
         typer.Option(metavar="NAME FILE", help="Copy a shipped recipe to a new file.", show_default=False),
+    ] = None,
+    local_distance: Annotated[
+        bool,
+        typer.Option(
+            "--local-distance", help="Measure how much token features differ between neighbors, block by block."
+        ),
+    ] = False,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN|ADAPTER",
+            help="With a recipe: what was made of its base.",
+            show_default=False,
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN|ADAPTER", help="Another model; can be repeated.", show_default=False, rich_help_panel=PANEL
+        ),
+    ] = None,
+    neighbors: Annotated[
+        int | None, typer.Option(min=1, help="Nearest tokens of a token.", show_default="4", rich_help_panel=PANEL)
+    ] = None,
+    clouds: Annotated[
+        int | None, typer.Option(min=1, help="How many at most.", show_default="256", rich_help_panel=PANEL)
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw it into a new .svg or .png file.", show_default=False, rich_help_panel=PANEL
+        ),
     ] = None,
 ) -> None:
     """Show parameters by site, sizes and warnings, without training anything.
@@ -39,15 +83,52 @@ def inspect(
       geopeft inspect --recipes
 
       geopeft inspect --copy quickstart my_recipe.yaml
+
+      geopeft inspect runs/quickstart --local-distance --compare runs/small --plot distances.svg
     """
+    given = {"--adapter": adapter, "--compare": compare, "--neighbors": neighbors, "--clouds": clouds, "--plot": plot}
+    bare = [argument for argument in overrides or () if "=" not in argument]
+    if bare:
+        raise UsageError(
+            f"unexpected argument {bare[0]!r}", "write --compare before every run, and values as KEY=VALUE"
+        )
+    strays = [*(overrides or ()), *(name for name, value in given.items() if value)]
+    if strays and not local_distance:
+        raise UsageError(f"{', '.join(strays)}: only with --local-distance", "see 'geopeft inspect --help'")
+    if local_distance and target is None:
+        raise UsageError("--local-distance needs a recipe, a run, an adapter or a merged file")
     if sum((target is not None, recipes, copy is not None)) != 1:
         raise UsageError("inspect takes one of: a target, --recipes, --copy", "see 'geopeft inspect --help'")
     if copy is not None:
         _copy(*copy)
     elif recipes:
         _list(as_json)
+    elif target is not None and local_distance:
+        counts = {"neighbors": neighbors, "clouds": clouds}
+        options = {"adapter": adapter, "compare": compare or (), **{k: v for k, v in counts.items() if v is not None}}
+        _measure(target, overrides or (), plot, as_json, options)
     elif target is not None:
         _show(target, as_json)
+
+
+def _measure(
+    target: str, overrides: Sequence[str], plot: Path | None, as_json: bool, options: Mapping[str, Any]
+) -> None:
+    from geopeft_cli.reports.console import console
+    from geopeft_cli.reports.local_distance import print_local_distance
+    from geopeft_cli.reports.local_distance_plot import check_plot, write_plot
+
+    if plot is not None:
+        check_plot(plot)
+    from geopeft_cli.verbs.local_distance import measure_local_distance
+
+    report = measure_local_distance(target, overrides, **options)
+    if plot is not None:
+        write_plot(report, plot)
+    if as_json:
+        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    else:
+        print_local_distance(report, console())
 
 
 def _copy(name: str, file: Path) -> None:

@@ -34,12 +34,16 @@ def inspect_path(target: str) -> Inspection:
     Raises:
         GeopeftError: it is nothing that geopeft knows, or it is damaged.
     """
-    path = Path(target).expanduser()
-    if path.suffix in (".yaml", ".yml") or not path.exists():
+    if is_recipe(target):
         return inspect_recipe(target)
-    if path.is_dir():
-        return inspect_adapter(path)
-    return inspect_file(path)
+    path = Path(target).expanduser()
+    return inspect_adapter(path) if path.is_dir() else inspect_file(path)
+
+
+def is_recipe(target: str) -> bool:
+    """Whether ``target`` is a recipe file, or no path at all and so perhaps the name of a shipped recipe."""
+    path = Path(target).expanduser()
+    return path.suffix in (".yaml", ".yml") or not path.exists()
 
 
 def inspect_adapter(path: Path) -> Inspection:

@@ -60,7 +60,10 @@ def test_help_lists_the_verbs() -> None:
         ("eval", ["RUN|ADAPTER", "KEY=VALUE", "--json"]),
         ("merge", ["RUN|ADAPTER", "--output", "--mode", "[required]"]),
         ("export", ["RUN|ADAPTER", "--format", "--output", "[required]"]),
-        ("inspect", ["RECIPE|RUN|ADAPTER|CHECKPOINT", "--json", "--recipes", "--copy", "NAME FILE"]),
+        (
+            "inspect",
+            ["RECIPE|RUN|ADAPTER|CHECKPOINT", "--json", "--recipes", "--copy", "NAME FILE", "--local-distance"],
+        ),
     ],
 )
 def test_help_of_a_verb(verb: str, words: list[str]) -> None:
@@ -84,6 +87,12 @@ def test_version() -> None:
         (["merge", "x", "--output", "y", "--mode", "exakt"], "'calibrated-scalar'"),
         (["export", "x", "--output", "y", "--format", "tflite"], "'official'"),
         (["inspect", "--copy", "quickstart"], "requires 2 arguments"),
+        (["inspect", "x", "--local-distance", "--neighbors", "0"], "Invalid value for '--neighbors'"),
+        (["inspect", "x", "--plot", "a.svg", "seed=1"], "seed=1, --plot: only with --local-distance"),
+        (["inspect", "x", "--local-distance", "--plot", "a.pdf"], "a plot is a .svg or a .png file"),
+        (["inspect", "x", "--local-distance", "--compare", "a", "b"], "unexpected argument 'b'"),
+        (["inspect", "--recipes", "--local-distance"], "--local-distance needs a recipe"),
+        (["inspect", "x", "--local-distance"], "no such file, and no shipped recipe"),
     ],
 )
 def test_wrong_arguments_exit_2(arguments: list[str], message: str) -> None:

@@ -94,6 +94,22 @@ def test_inspect_speaks_json(most_run: Path, tiny_recipe: Path, tiny_base: Path)
         assert {"trainable_parameters", "total_parameters", "sites", "adapter_bytes"} <= set(found)
 
 
+def test_inspect_measures_the_local_distance(most_run: Path, lora_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "distances.svg"
+    command = ("inspect", most_run, "evaluation.batch_size=4", "--local-distance", "--compare", lora_run)
+    found = json.loads(geopeft(*command, "--clouds", 5, "--neighbors", 3, "--plot", plot, "--json").stdout)
+    assert (found["k"], found["n_clouds"], found["skipped"], len(found["models"])) == (3, 5, 0, 3)
+    assert plot.read_text(encoding="utf-8").count("<svg") == 1
+    told = geopeft(*command).stdout
+    assert told.startswith(
+        "local feature distance between a token and its 4 nearest, 14 clouds of the validation split\n"
+    )
+    assert "━" in told
+    assert re.search(rf"{lora_run}\s+lora\s.*%", told)
+    assert "correlation" not in told
+
+
 def test_a_dry_run_makes_nothing(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runner = typer.testing.CliRunner(env={"TERM": "dumb"})
