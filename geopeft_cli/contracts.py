@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from geopeft_cli.errors import GeometryError, UsageError
 
-Role = Literal["attention_in", "attention_out", "mlp_in", "mlp_out", "position", "patch_embedding"]
+Role = Literal["attention", "attention_in", "attention_out", "mlp_in", "mlp_out", "position", "patch_embedding"]
 BLOCK_ROLES: tuple[Role, ...] = ("attention_in", "attention_out", "mlp_in", "mlp_out")
 
 T = TypeVar("T")
@@ -29,11 +29,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Site:
-    """A named dense layer of a backbone where a method may attach.
+    """A named module of a backbone where a method may attach: a dense layer, or a whole attention.
 
     Attributes:
         name: the official module path, for example ``blocks.blocks.0.attn.qkv``.
-        role: what the layer does, the same word on every backbone.
+        role: what the module does, the same word on every backbone; all but ``attention`` are dense layers.
         block: index of the transformer block that holds it, -1 outside the blocks.
         level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
             sequence of tokens (patch encoder, position encoding).
@@ -60,9 +60,13 @@ class Site:
 
 
 class Wrapper(nn.Module):
-    """A module at a site that holds the one it replaced as ``base`` and has its call signature."""
+    """A module at a site that holds the one it replaced as ``base`` and has its call signature.
+
+    ``unfoldable`` says why it cannot be merged, where it is not :class:`Foldable` by its definition.
+    """
 
     base: nn.Module
+    unfoldable: ClassVar[str] = ""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -277,7 +281,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def sites(self) -> list[Site]:
-        """Every dense layer that a method may wrap, in the order of the forward pass."""
+        """Every attention and dense layer that a method may wrap, in the order of the forward pass."""
 
     @abstractmethod
     def encode(self, points: Tensor, layers: Sequence[int] = ()) -> Tokens:
@@ -359,6 +363,11 @@ class Method(ABC):
     def settings(self) -> dict[str, Any]:
         """The plain values that rebuild this method: the arguments of its constructor."""
 
+    @property
+    def is_identity_at_start(self) -> bool:
+        """Whether a freshly attached method leaves every output as it is."""
+        return True
+
     @abstractmethod
     def attach(self, backbone: Backbone) -> None:
         """Put modules at sites of a frozen backbone and switch on ``requires_grad`` of what trains.
@@ -379,12 +388,12 @@ class Method(ABC):
 
 
 def select_sites(backbone: Backbone, targets: Sequence[str]) -> list[Site]:
-    """The sites that ``targets`` name: a role, ``all`` (every layer of the blocks), or a module path or its end.
+    """The dense layers that ``targets`` name: a role, ``all`` (those of the blocks), or a module path or its end.
 
     Raises:
         UsageError: a target matches no site.
     """
-    sites = backbone.sites()
+    sites = [site for site in backbone.sites() if site.role != "attention"]
     chosen: dict[str, Site] = {}
     for target in targets:
         matches = [site for site in sites if _matches(site, target)]

@@ -101,9 +101,13 @@ _LAYERS: tuple[tuple[str, str, Role], ...] = (
 
 
 def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0) -> list[Site]:
-    """The four dense layers of every block, in the order of the forward pass."""
-    return [
-        Site(f"{prefix}.{index}.{part}.{layer}", role, index, level, getattr(block, part), layer)
-        for index, block in enumerate(blocks)
-        for part, layer, role in _LAYERS
-    ]
+    """The attention of every block and its four dense layers, in the order of the forward pass."""
+    sites = []
+    for index, block in enumerate(blocks):
+        name = f"{prefix}.{index}"
+        sites.append(Site(f"{name}.attn", "attention", index, level, block, "attn"))
+        sites += [
+            Site(f"{name}.{part}.{layer}", role, index, level, getattr(block, part), layer)
+            for part, layer, role in _LAYERS
+        ]
+    return sites

@@ -91,10 +91,10 @@ def test_loading_by_official_name_reaches_below_wrappers(backbone: PointMAE) -> 
 
 def test_sites_name_the_modules_they_hold(backbone: PointMAE) -> None:
     sites = backbone.sites()
-    assert len({site.name for site in sites}) == len(sites) == 6 + 4 * 2
+    assert len({site.name for site in sites}) == len(sites) == 6 + 5 * 2
     for site in sites:
         assert backbone.get_submodule(site.name) is site.module
-        assert (site.block >= 0) == (site.role in BLOCK_ROLES) == (site.level is not None)
+        assert (site.block >= 0) == (site.role in ("attention", *BLOCK_ROLES)) == (site.level is not None)
         assert site.block == (int(site.name.split(".")[2]) if site.name.startswith("blocks") else -1)
 
 
