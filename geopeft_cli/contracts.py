@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from geopeft_cli.errors import GeometryError, UsageError
+from geopeft_cli.errors import GeometryError, ShapeError, UsageError
 
 Role = Literal["attention", "attention_in", "attention_out", "mlp_in", "mlp_out", "position", "patch_embedding"]
 BLOCK_ROLES: tuple[Role, ...] = ("attention_in", "attention_out", "mlp_in", "mlp_out")
@@ -155,7 +155,8 @@ class Level:
     Args:
         centers: (B, G, 3), coordinates as the network sees them.
         slots: int64 (T,), for every place in the sequence the index of its center, -1 for tokens without
-            one (class tokens, prompts).
+            one (class tokens, prompts); (B, T) where every cloud has an order of its own. A center may stand in
+            several places, as in PointMamba's two serializations.
     """
 
     def __init__(self, centers: Tensor, slots: Tensor) -> None:
@@ -217,19 +218,42 @@ class Tokens:
     Attributes:
         features: (B, T, C), after the final norm.
         centers: (B, G, 3).
-        slots: int64 (T,), place in the sequence -> index of its center, -1 for tokens without one.
+        slots: int64 (T,) or (B, T), place in the sequence -> index of its center, -1 for tokens without one.
         layers: raw outputs (B, T, C) of the blocks that were asked for, by index.
+        places: where in the sequence the tokens with a center stand, if that is known beforehand and the same in
+            every cloud. Without it they are looked for, which a recorded graph cannot do.
     """
 
     features: Tensor
     centers: Tensor
     slots: Tensor
     layers: dict[int, Tensor] = field(default_factory=dict)
+    places: slice | None = None
 
     def spatial(self, features: Tensor) -> Tensor:
-        """The rows of (B, T, C) that have a center: (B, G, C), in the order of the sequence."""
-        first = self.slots.shape[0] - self.centers.shape[1]
-        return features[:, first:]
+        """The rows of (B, T, C) that have a center: (B, n, C), in the order of the sequence.
+
+        A center that stands in several places counts once for each.
+
+        Raises:
+            ShapeError: clouds differ in the number of such rows.
+        """
+        if self.places is not None:
+            return features[:, self.places]
+        return torch.take_along_dim(features, self._places().unsqueeze(-1), dim=1)
+
+    def spatial_centers(self) -> Tensor:
+        """(B, n, 3), the centers of the rows of :meth:`spatial`."""
+        slots = self.slots.expand(len(self.centers), -1)
+        return torch.take_along_dim(self.centers, self.spatial(slots.unsqueeze(-1)), dim=1)
+
+    def _places(self) -> Tensor:
+        """int64 (1 or B, n)."""
+        has_center = self.slots.reshape(-1, self.slots.shape[-1]) >= 0
+        counts = has_center.sum(dim=1)
+        if bool((counts != counts[0]).any()):
+            raise ShapeError(f"clouds of one batch have from {counts.min()} to {counts.max()} tokens with a center")
+        return has_center.nonzero()[:, 1].view(len(has_center), -1)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class PointMAE(Backbone):
         slots = torch.arange(-1, self.groups, device=points.device)
         with published(Geometry([Level(centers, slots)])):
             x, kept = self.blocks(x, position, tuple(layers))
-        return Tokens(self.norm(x), centers, slots, kept)
+        return Tokens(self.norm(x), centers, slots, kept, places=slice(1, None))
 
     def pool(self, tokens: Tokens, fused: Tensor | None = None) -> Tensor:
         """[class token, maximum over the patches (+ fused)], (B, 2 C)."""

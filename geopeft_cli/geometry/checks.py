@@ -24,3 +24,9 @@ def require_count(count: int, available: int, what: str) -> None:
         raise ShapeError(
             f"{what}: {count} asked for, only {available} available", "Use larger clouds, or ask for fewer."
         )
+
+
+def require_slots(slots: Tensor, centers: Tensor) -> None:
+    """Raise :class:`ShapeError` unless ``slots`` is (T,), or (B, T) for ``centers`` (B, G, 3)."""
+    if slots.ndim not in (1, 2) or (slots.ndim == 2 and slots.shape[0] != centers.shape[0]):
+        raise ShapeError(f"slots has shape {tuple(slots.shape)}, expected (T,) or ({centers.shape[0]}, T)")

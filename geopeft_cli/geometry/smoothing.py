@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.errors import ShapeError
-from geopeft_cli.geometry.checks import require_points
+from geopeft_cli.geometry.checks import require_points, require_slots
 from geopeft_cli.geometry.interpolation import interpolate
 from geopeft_cli.geometry.neighbors import nearest_neighbors
 
@@ -42,7 +42,8 @@ def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: float, lam: f
 
     Args:
         centers: (B, G, 3), any unit.
-        slots: int64 (T,), for every place in the sequence the index of its center, -1 for tokens without one.
+        slots: int64 (T,), for every place in the sequence the index of its center, -1 for tokens without one; or
+            (B, T), for every cloud its own.
         neighbors: see :func:`smoothing_matrix`.
         eps: see :func:`smoothing_matrix`.
         lam: strength of the smoothing; 0 gives the identity.
@@ -52,12 +53,11 @@ def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: float, lam: f
         Dense float32 (B, T, T), to be applied from the left to tokens (B, T, C).
 
     Raises:
-        ShapeError: ``centers`` is not (B, G, 3), ``slots`` is not (T,), or ``neighbors`` is less than 1.
+        ShapeError: ``centers`` is not (B, G, 3), ``slots`` is not (T,) or (B, T), or ``neighbors`` is less than 1.
     """
     require_points(centers, "centers")
-    if slots.ndim != 1:
-        raise ShapeError(f"slots has shape {tuple(slots.shape)}, expected (T,)")
-    identity = torch.eye(slots.shape[0], device=centers.device).expand(centers.shape[0], -1, -1)
+    require_slots(slots, centers)
+    identity = torch.eye(slots.shape[-1], device=centers.device).expand(centers.shape[0], -1, -1)
     if lam == 0 or power == 0 or centers.shape[1] < 2:
         return identity
     index, weight = _weights(centers, neighbors, eps)
@@ -67,7 +67,11 @@ def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: float, lam: f
         smoothed = interpolate(smoothed, index, weight)
         update = update + comb(power, order) * lam**order * smoothed
     place = slots.clamp(min=0)
-    return identity + update[:, place][:, :, place] * _coupled(slots)
+    if slots.ndim == 1:
+        update = update[:, place][:, :, place]
+    else:
+        update = update.take_along_dim(place.unsqueeze(2), 1).take_along_dim(place.unsqueeze(1), 2)
+    return identity + update * _coupled(slots)
 
 
 def _weights(centers: Tensor, neighbors: int, eps: float) -> tuple[Tensor, Tensor]:
@@ -90,8 +94,8 @@ def _dense(index: Tensor, weight: Tensor) -> Tensor:
 
 
 def _coupled(slots: Tensor) -> Tensor:
-    """Which places may mix, (T, T): those that hold centers of the same copy."""
-    same = slots.unsqueeze(1) == slots
-    copy = same.tril(-1).sum(1)
+    """Which places may mix, (T, T) or (B, T, T): those that hold centers of the same copy."""
+    same = slots.unsqueeze(-1) == slots.unsqueeze(-2)
+    copy = same.tril(-1).sum(-1)
     spatial = slots >= 0
-    return (copy.unsqueeze(1) == copy) & spatial.unsqueeze(1) & spatial
+    return (copy.unsqueeze(-1) == copy.unsqueeze(-2)) & spatial.unsqueeze(-1) & spatial.unsqueeze(-2)

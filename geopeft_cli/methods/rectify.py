@@ -28,9 +28,9 @@ class Rectify:
         return (1.0 + self.lam) ** self.sides
 
     def __call__(self, x: Tensor, level: Level, reader: str) -> Tensor:
-        if x.ndim != 3 or x.shape[1] != level.slots.shape[0]:
+        if x.ndim != 3 or x.shape[1] != level.slots.shape[-1]:
             raise GeometryError(
-                f"{reader} got tokens of shape {tuple(x.shape)}, the geometry describes {level.slots.shape[0]} a cloud"
+                f"{reader} got tokens of shape {tuple(x.shape)}, the geometry describes {level.slots.shape[-1]} a cloud"
             )
         key = (self.neighbors, self.eps, self.lam, self.sides)
         operator = level.memo(key, lambda: rectifier(level.centers, level.slots, *key))

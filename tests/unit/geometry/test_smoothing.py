@@ -68,6 +68,16 @@ def test_copies_of_the_centers_do_not_mix() -> None:
     assert torch.equal(result[:, 20:, 20:], plain[:, second][:, :, second])
 
 
+def test_every_cloud_may_have_an_order_of_its_own() -> None:
+    generator = torch.Generator().manual_seed(5)
+    slots = torch.stack([torch.cat([torch.randperm(20, generator=generator) for _ in range(2)]) for _ in range(2)])
+    slots = torch.cat([slots, torch.full((2, 1), -1)], dim=1).roll(7, 1)
+    result = rectifier(CENTERS, slots, 4, 0.05, 0.5, 2)
+    for cloud in range(2):
+        assert torch.equal(result[[cloud]], rectifier(CENTERS[[cloud]], slots[cloud], 4, 0.05, 0.5, 2))
+    assert not torch.equal(result[0] != 0, result[1] != 0)
+
+
 def test_coincident_centers_are_finite_and_weigh_one_over_eps() -> None:
     centers = torch.tensor([[[0.0, 0, 0], [0, 0, 0], [1, 0, 0]]])
     result = smoothing_matrix(centers, 2, 0.25)
@@ -117,5 +127,6 @@ def test_errors() -> None:
         smoothing_matrix(CENTERS[0], 4, 0.05)
     with pytest.raises(ShapeError, match="neighbors"):
         smoothing_matrix(CENTERS, 0, 0.05)
-    with pytest.raises(ShapeError, match="slots"):
-        rectifier(CENTERS, SLOTS[None], 4, 0.05, 0.5, 2)
+    for slots in (SLOTS[None], SLOTS[None, None], SLOTS[0]):
+        with pytest.raises(ShapeError, match=r"slots has shape .*expected \(T,\) or \(2, T\)"):
+            rectifier(CENTERS, slots, 4, 0.05, 0.5, 2)
