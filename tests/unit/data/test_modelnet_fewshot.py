@@ -1,4 +1,4 @@
-"""The few-shot folds of ModelNet40: both spellings of the folder, names of the classes, and files that are not folds."""
+"""The few-shot folds of ModelNet40: both spellings of the folder, names of the classes, and what is not a fold."""
 
 from __future__ import annotations
 
