@@ -62,9 +62,10 @@ def foldable_layers(model: nn.Module) -> dict[str, Foldable]:
         if isinstance(module, Foldable):
             layers[name] = module
         elif isinstance(module, Wrapper):
+            reason = f": {module.unfoldable}" if module.unfoldable else ""
             raise MergeError(
-                f"{official_name(name)}: a {type(module).__name__} cannot be merged into the weights",
-                "Keep the adapter beside its base.",
+                f"{official_name(name)}: a {type(module).__name__} cannot be merged into the weights{reason}",
+                "Keep the adapter beside its base, or export the model to onnx or pt2.",
             )
     return layers
 

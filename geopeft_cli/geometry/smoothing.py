@@ -74,6 +74,28 @@ def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: float, lam: f
     return identity + update * _coupled(slots)
 
 
+def laplacian(centers: Tensor, slots: Tensor, neighbors: int, eps: float) -> Tensor:
+    """S - I over a sequence as in :func:`rectifier`: a token's average over its nearest others, less the token itself.
+
+    Args:
+        centers: (B, G, 3), any unit.
+        slots: int64 (T,), for every place in the sequence the index of its center, -1 for tokens without one; or
+            (B, T), for every cloud its own.
+        neighbors: see :func:`smoothing_matrix`.
+        eps: see :func:`smoothing_matrix`.
+
+    Returns:
+        Dense float32 (B, T, T), to be applied from the left to tokens (B, T, C). Rows sum to 0; those of tokens
+        without a center, and of a center that is alone, are zero.
+
+    Raises:
+        ShapeError: ``centers`` is not (B, G, 3), ``slots`` is not (T,) or (B, T), or ``neighbors`` is less than 1.
+    """
+    smoothing = rectifier(centers, slots, neighbors, eps, lam=1.0, power=1)
+    smoothing = smoothing - torch.eye(smoothing.shape[1], device=centers.device)
+    return smoothing - torch.diag_embed(smoothing.sum(-1))
+
+
 def _weights(centers: Tensor, neighbors: int, eps: float) -> tuple[Tensor, Tensor]:
     """The nonzeros of S: column and value, each (B, G, k)."""
     require_points(centers, "centers")

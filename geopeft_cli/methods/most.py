@@ -2,14 +2,14 @@
 
 y = base(x) + M K^p x + bias, with M a Monarch matrix on channels and K = I + lam S on tokens, S averaging each
 token's nearest neighbors in space. K and M commute, so that the paper's K on both sides is one K^2, here applied
-where the tensor is narrower. The code released with the paper differs; see the docs page of the method.
+where the tensor is narrower. The code released with the paper does something else, which is :mod:`most_released`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from geopeft_cli.contracts import Backbone, Method, select_sites
 from geopeft_cli.errors import UsageError
@@ -17,11 +17,14 @@ from geopeft_cli.methods.blocks import DENSE
 from geopeft_cli.methods.dense import dense_layer, sizes
 from geopeft_cli.methods.monarch import MonarchFactors
 from geopeft_cli.methods.monarch_update import MonarchUpdate
+from geopeft_cli.methods.most_released import AdaBiasMode, Init, wrap_attentions
 from geopeft_cli.methods.rectify import Rectify
 
 
 class MoST(Method):
     """Step-0 identity. Merges exactly into the weights for lam = 0, else with the geometric remainder kept.
+
+    Neither holds for ``variant="released"``; it reads ``blocks``, ``neighbors``, ``eps``, ``adabias`` and ``init``.
 
     Args:
         blocks: b of the Monarch factors.
@@ -35,6 +38,9 @@ class MoST(Method):
         factor: structure of the blocks of the Monarch factors, see :mod:`geopeft_cli.methods.blocks`.
         lam_schedule: ``to``, ``from_epoch`` and ``until_epoch`` of a cosine that takes lam there during training;
             without ``until_epoch`` it ends at the last epoch.
+        variant: ``linear``, the above, or ``released``, see :mod:`geopeft_cli.methods.most_released`.
+        adabias: correction of the released form: ``batch``, ``token`` or ``off``.
+        init: start of its Monarch factors: ``kaiming_zero``, or ``zero_zero``, from which they never train.
     """
 
     name: ClassVar[str] = "most"
@@ -51,10 +57,14 @@ class MoST(Method):
         targets: Sequence[str] = ("attention_in", "mlp_in"),
         factor: Mapping[str, Any] = DENSE,
         lam_schedule: Mapping[str, Any] | None = None,
+        variant: Literal["linear", "released"] = "linear",
+        adabias: AdaBiasMode = "token",
+        init: Init = "kaiming_zero",
     ) -> None:
         self.blocks, self.bias, self.dropout, self.targets = blocks, bias, dropout, tuple(targets)
         self.factor, self.lam, self.lam_schedule = dict(factor), lam, lam_schedule
         self.rectify = Rectify(neighbors, eps, lam, sides)
+        self.variant, self.adabias, self.init = variant, adabias, init
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -68,9 +78,20 @@ class MoST(Method):
             "lam": self.lam,
             "sides": self.rectify.sides,
             "lam_schedule": self.lam_schedule,
+            "variant": self.variant,
+            "adabias": self.adabias,
+            "init": self.init,
         }
 
+    @property
+    def is_identity_at_start(self) -> bool:
+        return self.variant == "linear" or self.adabias == "off"
+
     def attach(self, backbone: Backbone) -> None:
+        if self.variant == "released":
+            neighbors, eps = self.rectify.neighbors, self.rectify.eps
+            wrap_attentions(backbone, self.blocks, neighbors, eps, self.adabias, self.init)
+            return
         for site in select_sites(backbone, self.targets):
             if site.level is None and self.lam != 0 and self.rectify.sides != 0:
                 raise UsageError(

@@ -28,10 +28,7 @@ class Rectify:
         return (1.0 + self.lam) ** self.sides
 
     def __call__(self, x: Tensor, level: Level, reader: str) -> Tensor:
-        if x.ndim != 3 or x.shape[1] != level.slots.shape[-1]:
-            raise GeometryError(
-                f"{reader} got tokens of shape {tuple(x.shape)}, the geometry describes {level.slots.shape[-1]} a cloud"
-            )
+        require_tokens(x, level, reader)
         key = (self.neighbors, self.eps, self.lam, self.sides)
         operator = level.memo(key, lambda: rectifier(level.centers, level.slots, *key))
         if x.is_inference():  # has no version that would tell of changes in place
@@ -43,3 +40,15 @@ class Rectify:
             last.clear()
             last[entry] = (x, torch.bmm(operator.to(x.dtype), x))
         return last[entry][1]
+
+
+def require_tokens(x: Tensor, level: Level, reader: str) -> None:
+    """Stop tokens that a level does not describe.
+
+    Raises:
+        GeometryError: x is not (B, T, C) with the T of the level.
+    """
+    if x.ndim != 3 or x.shape[1] != level.slots.shape[-1]:
+        raise GeometryError(
+            f"{reader} got tokens of shape {tuple(x.shape)}, the geometry describes {level.slots.shape[-1]} a cloud"
+        )

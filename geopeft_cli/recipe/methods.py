@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from geopeft_cli.recipe.types import (
     Count,
@@ -116,19 +116,38 @@ class LamSchedule(Section):
         return self
 
 
+LINEAR_ONLY = ("bias", "dropout", "targets", "factor", "lam", "sides", "lam_schedule")
+RELEASED_ONLY = ("adabias", "init")
+
+
 class MoSTSettings(MonarchSettings):
     """A Monarch update framed by K-Rectify (MoST, CVPR 2025).
 
     ``neighbors``, ``eps`` and ``lam`` define K = I + lam S; ``sides`` is how often K is applied: 0, 1 or 2. Where
-    ``lam_schedule`` takes ``lam`` to 0, the update folds exactly into the weights.
+    ``lam_schedule`` takes ``lam`` to 0, the update folds exactly into the weights. ``variant: released`` is the form
+    of the released code instead, which has ``adabias`` and ``init`` and does without ``LINEAR_ONLY``.
     """
 
     name: Literal["most"]  # type: ignore[assignment]
+    variant: Literal["linear", "released"] = "linear"
     neighbors: PositiveCount = 4
     eps: PositiveNumber = 0.05
     lam: NonNegativeNumber = 0.5
     sides: Annotated[Count, Field(le=2)] = 2
     lam_schedule: LamSchedule | None = None
+    # YAML 1.1 reads off as false
+    adabias: Annotated[
+        Literal["batch", "token", "off"], BeforeValidator(lambda value: "off" if value is False else value)
+    ] = "token"
+    init: Literal["kaiming_zero", "zero_zero"] = "kaiming_zero"
+
+    @model_validator(mode="after")
+    def _other_variants_keys_stay_at_their_defaults(self) -> MoSTSettings:
+        others, owner = (RELEASED_ONLY, "released") if self.variant == "linear" else (LINEAR_ONLY, "linear")
+        for key in others:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise mistake(key, f"is for variant: {owner}, not {self.variant}")
+        return self
 
 
 MethodSection = Annotated[

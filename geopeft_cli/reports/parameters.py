@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-_OF_METHODS = (".lora_A.", ".lora_B.", ".most.")
+_OF_METHODS = (".lora_A.", ".lora_B.", ".most.", ".point_monarch.")
+_FIRST_FACTORS = (".most.blkdiag1", ".monarch_linear.blkdiag1")
 
 
 @dataclass
@@ -103,13 +104,15 @@ def structure_warnings(shapes: Mapping[str, tuple[int, ...]], method: Mapping[st
         method: the ``method`` section of the recipe.
     """
     found = []
-    factors = {name: shape for name, shape in shapes.items() if name.endswith(".most.blkdiag1")}
+    factors = {name: shape for name, shape in shapes.items() if name.endswith(_FIRST_FACTORS)}
     sparse = {shape: min(1.0, shape[1] / shape[0]) for shape in factors.values() if shape[0] > shape[1]}
     for (blocks, inner, _), fraction in sorted(sparse.items()):
         found.append(
             f"{blocks} Monarch blocks of inner width {inner} leave {100 * (1 - fraction):.0f} % of the update at zero "
             "by structure"
         )
-    if factors and method.get("lam", 0.0) and method.get("sides", 0):
+    if method.get("variant") == "released":
+        found.append("the released form of MoST is not linear: it cannot be merged into the weights")
+    elif factors and method.get("lam", 0.0) and method.get("sides", 0):
         found.append("lam is not 0: no exact fold into the weights alone exists; merge keeps the geometric remainder")
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +22,21 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return request.param, write_checkpoint(request.param, folder / "pretrain.pth")
 
 
-@pytest.fixture(params=sorted(METHODS))
-def method(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+# Forms of a method that the defaults do not reach: recipe name and settings.
+FORMS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    **{name: (name, {}) for name in METHODS},
+    "most_released": ("most", {"variant": "released"}),
+}
+
+
+@pytest.fixture(params=sorted(FORMS))
+def method(request: pytest.FixtureRequest) -> tuple[str, Mapping[str, Any]]:
+    return FORMS[request.param]
 
 
 @pytest.fixture(params=sorted(TASKS))
-def subject(request: pytest.FixtureRequest, checkpoint: tuple[str, Path], method: str) -> Subject:
-    return Subject(checkpoint[0], method, checkpoint[1], TASKS[request.param])
+def subject(
+    request: pytest.FixtureRequest, checkpoint: tuple[str, Path], method: tuple[str, Mapping[str, Any]]
+) -> Subject:
+    name, settings = method
+    return Subject(checkpoint[0], name, checkpoint[1], TASKS[request.param], settings)

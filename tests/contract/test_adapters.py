@@ -38,7 +38,7 @@ def test_a_trained_adapter_comes_back(subject: Subject, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokens", ["train", "freeze"])
 def test_what_the_base_lacks_travels_with_the_adapter(subject: Subject, tmp_path: Path, tokens: str) -> None:
-    subject.settings = {"tokens": tokens}
+    subject.settings = {**subject.settings, "tokens": tokens}
     experiment = subject.build()
     assert set(experiment.fresh) == set(experiment.model.layout.fresh)
     stored = load_file(subject.save(experiment, tmp_path / "adapter") / FILE)

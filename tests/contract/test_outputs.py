@@ -23,10 +23,11 @@ def frozen_classifier(subject: Subject, model: Backbone, checkpoint: dict[str, T
     return plain.requires_grad_(False)
 
 
-def test_a_fresh_adapter_changes_no_bit(subject: Subject) -> None:
+def test_a_fresh_adapter_changes_no_bit_unless_its_definition_says_so(subject: Subject) -> None:
     experiment = subject.build()
     plain = frozen_classifier(subject, experiment.model, experiment.checkpoint.backbone)
-    assert torch.equal(logits(experiment.model, POINTS), logits(plain, POINTS))
+    unchanged = torch.equal(logits(experiment.model, POINTS), logits(plain, POINTS))
+    assert unchanged == experiment.method.is_identity_at_start
 
 
 def test_a_moved_adapter_changes_the_output(subject: Subject) -> None:

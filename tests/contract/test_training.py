@@ -56,7 +56,7 @@ def test_modules_of_the_method_all_train(subject: Subject) -> None:
 
 @pytest.mark.parametrize("tokens", ["train", "freeze"])
 def test_tokens_follow_the_recipe(subject: Subject, tokens: str) -> None:
-    subject.settings = {"tokens": tokens}
+    subject.settings = {**subject.settings, "tokens": tokens}
     model = subject.build().model
     assert {model.get_parameter(name).requires_grad for name in model.token_names} <= {tokens == "train"}
 

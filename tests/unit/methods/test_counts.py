@@ -50,6 +50,8 @@ def count(backbone: PointMAE) -> int:
         (MoST(blocks=16, targets=("all",)), 2_037_007 - HEAD),
         (MoST(blocks=32, targets=("all",)), 1_152_271 - HEAD),
         (Monarch(), 1_990_656),
+        (MoST(variant="released"), 12 * (384 * 384 * 2 // 8 + 384 + 2 * 384)),
+        (MoST(variant="released", blocks=32), 12 * (384 * 384 * 2 // 32 + 384 + 2 * 384)),
     ],
     ids=lambda value: f"{value.name}-{list(value.settings().values())}" if isinstance(value, Method) else str(value),
 )

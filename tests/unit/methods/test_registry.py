@@ -18,7 +18,10 @@ SECTIONS: dict[str, type[MethodSettings]] = {
 }
 
 
-OTHERS = {
+OTHERS: dict[str, Any] = {
+    "variant": "released",
+    "adabias": "off",
+    "init": "zero_zero",
     "factor": {"type": "low_rank", "rank": 2},
     "lam_schedule": {"to": 0.0, "from_epoch": 1, "until_epoch": None},
 }

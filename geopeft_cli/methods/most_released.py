@@ -1,0 +1,155 @@
+"""Point Monarch as in the code released with MoST (arXiv 2503.18368): a branch on the output of every attention.
+
+With x the input of the attention and a its output, PM(x; a) = KR(Mon(KR(x; a)); a) + a takes the place of a. Mon is a
+square Monarch layer with bias, and on tokens that have a center
+
+    KR(f; a)_i = f_i + c_i + g s_i / rms(s_i),   s_i = sum_j w_ij (f_j - f_i),
+
+with the weights of :func:`~geopeft_cli.geometry.smoothing.smoothing_matrix`, a trainable g that starts at zero, and the
+means of a in c; other tokens pass unchanged. KR is not linear, so that nothing here folds into weights. The released
+``ln`` modules have no effect and do not exist here.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from geopeft_cli.contracts import Backbone, Level, Wrapper, current_level
+from geopeft_cli.errors import UsageError
+from geopeft_cli.geometry.smoothing import laplacian
+from geopeft_cli.methods.monarch import MonarchFactors
+from geopeft_cli.methods.rectify import require_tokens
+
+RMS_EPS = 1e-6
+AdaBiasMode = Literal["batch", "token", "off"]
+Init = Literal["kaiming_zero", "zero_zero"]
+
+logger = logging.getLogger("geopeft")
+
+
+class AdaBias:
+    """The correction c, one for all layers of a model.
+
+    ``token``: the mean of a over the tokens of its cloud that have a center. ``batch``, as published: that, and for
+    every token the mean over the clouds of the batch, in evaluation as well. ``off``: none.
+    """
+
+    def __init__(self, mode: AdaBiasMode) -> None:
+        self.mode = mode
+        self.has_warned = False
+
+    def __call__(self, a: Tensor, slots: Tensor) -> Tensor | None:
+        """(B, T, C) and the slots of its tokens, (T,) or (B, T) -> (B, T, C), zero for tokens without a center."""
+        if self.mode == "off":
+            return None
+        spatial = (slots >= 0).to(a.dtype).unsqueeze(-1)
+        c = (a * spatial).sum(1, keepdim=True) / spatial.sum(-2, keepdim=True).clamp(min=1)
+        if self.mode == "batch":
+            c = c + a.mean(0, keepdim=True)
+        return c * spatial
+
+    def warn_of_evaluation(self) -> None:
+        """Say once that ``batch`` makes predictions depend on their batch."""
+        if self.mode == "batch" and not self.has_warned:
+            self.has_warned = True
+            logger.warning(
+                "method.adabias is batch: in evaluation too, the prediction for a cloud depends on the other clouds of "
+                "its batch; method.adabias=token does without"
+            )
+
+
+class KRectify(nn.Module):
+    """KR(f; a) for C channels; ``knorm.weight`` is g."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.knorm = nn.RMSNorm(width, eps=RMS_EPS)
+        nn.init.zeros_(self.knorm.weight)
+
+    def forward(self, f: Tensor, smoothing: Tensor, correction: Tensor | None) -> Tensor:
+        """f (B, T, C), s = ``smoothing`` f with (B, T, T), c (B, T, C) or ``None`` -> (B, T, C)."""
+        y: Tensor = f + self.knorm(smoothing.to(f.dtype).bmm(f))
+        return y if correction is None else y + correction
+
+
+class PointMonarch(nn.Module):
+    """PM(x; a) for C channels, under the released tensor names.
+
+    Args:
+        width: C.
+        blocks: b of the Monarch factors.
+        neighbors: k, the token itself not counted.
+        eps: added to a distance before inverting it, in the unit of the centers.
+        adabias: the correction, shared by the layers of a model.
+        init: ``zero_zero`` zeroes both Monarch factors, as the released code does; they then never train.
+    """
+
+    def __init__(
+        self, width: int, blocks: int, neighbors: int, eps: float, adabias: AdaBias, init: Init = "kaiming_zero"
+    ) -> None:
+        super().__init__()
+        self.neighbors, self.eps, self.adabias = neighbors, eps, adabias
+        self.spatial_smooth_in = KRectify(width)
+        self.monarch_linear = MonarchFactors(width, width, blocks, bias=True)
+        self.spatial_smooth_out = KRectify(width)
+        if init == "zero_zero":
+            for factor in (self.monarch_linear.blkdiag1, self.monarch_linear.blkdiag2):
+                assert isinstance(factor, nn.Parameter)
+                nn.init.zeros_(factor)
+
+    def forward(self, x: Tensor, a: Tensor, level: Level) -> Tensor:
+        """Input and output of an attention, each (B, T, C), and the level of their tokens -> (B, T, C)."""
+        key = (self.neighbors, self.eps)
+        smoothing = level.memo(("laplacian", key), lambda: laplacian(level.centers, level.slots, *key))
+        correction = self.adabias(a, level.slots)
+        hidden = self.monarch_linear(self.spatial_smooth_in(x, smoothing, correction)) + self.monarch_linear.bias
+        y: Tensor = a + self.spatial_smooth_out(hidden, smoothing, correction)
+        return y
+
+
+class PointMonarchAttention(Wrapper):
+    """r = PM(x; base(x)) around an attention: (B, T, C) -> (B, T, C)."""
+
+    unfoldable: ClassVar[str] = "the released form of MoST is not linear"
+
+    def __init__(self, base: nn.Module, point_monarch: PointMonarch, level: int, site: str) -> None:
+        super().__init__(base)
+        self.point_monarch = point_monarch
+        self.level, self.site = level, site
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = current_level(self.level, self.site)
+        require_tokens(x, level, self.site)
+        y: Tensor = self.point_monarch(x, self.base(x), level)
+        return y
+
+    def train(self, mode: bool = True) -> PointMonarchAttention:
+        """As ``nn.Module.train``; says when the batch comes into predictions."""
+        if not mode:
+            self.point_monarch.adabias.warn_of_evaluation()
+        super().train(mode)
+        return self
+
+
+def wrap_attentions(
+    backbone: Backbone, blocks: int, neighbors: int, eps: float, adabias: AdaBiasMode, init: Init
+) -> None:
+    """Put a Point Monarch branch on every attention of a backbone whose tokens have centers.
+
+    Raises:
+        UsageError: the backbone has none, or more blocks than channels.
+    """
+    correction = AdaBias(adabias)
+    sites = [site for site in backbone.sites() if site.role == "attention" and site.level is not None]
+    if not sites:
+        raise UsageError(
+            f"method.variant: {backbone.name} has no attention over tokens with centers, which released needs",
+            "Use method.variant=linear.",
+        )
+    for site in sites:
+        assert site.level is not None
+        branch = PointMonarch(backbone.width, blocks, neighbors, eps, correction, init)
+        site.replace(PointMonarchAttention(site.module, branch, site.level, site.name))
