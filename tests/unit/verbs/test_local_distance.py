@@ -6,16 +6,18 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from geopeft_cli.adapters.header import read_header
-from geopeft_cli.assemble import load_splits, make_batches
+from geopeft_cli.adapters.peft_layout import TENSORS
+from geopeft_cli.assemble import Experiment, build, load_splits, make_batches
 from geopeft_cli.assets.pretrain_point_mae_tiny import save
 from geopeft_cli.backbones.point_mae import PointMAE
-from geopeft_cli.contracts import official_state
+from geopeft_cli.contracts import Wrapper, official_state
 from geopeft_cli.data.clouds import Subset
 from geopeft_cli.errors import DataError, GeopeftError, MissingDependencyError, UsageError
 from geopeft_cli.geometry.local_distance import local_distance, neighborhoods
@@ -33,7 +35,7 @@ from geopeft_cli.verbs.opening import open_trained
 def rewritten(adapter: Path, target: Path, values: dict[str, torch.Tensor]) -> Path:
     """A copy of an adapter with other values in some of its tensors."""
     shutil.copytree(adapter, target)
-    path = target / "adapter_model.safetensors"
+    path = target / TENSORS
     tensors = load_file(path)
     for name in tensors:
         tensors[name] = values[name.removeprefix("base_model.model.")].clone()
@@ -44,7 +46,7 @@ def rewritten(adapter: Path, target: Path, values: dict[str, torch.Tensor]) -> P
 def with_record(adapter: Path, target: Path, **changes: object) -> Path:
     """A copy of an adapter with changes to its record."""
     shutil.copytree(adapter, target)
-    path = target / "adapter_model.safetensors"
+    path = target / TENSORS
     metadata = read_header(path).metadata
     record = json.loads(metadata["geopeft"]) | changes
     save_file(load_file(path), path, metadata | {"geopeft": json.dumps(record)})
@@ -164,11 +166,21 @@ def test_a_merged_file_is_measured_with_and_without_its_base(most_adapter: Path,
 def test_runs_of_the_same_base_are_found_where_the_target_finds_it(
     most_adapter: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    record = json.loads(read_header(most_adapter / "adapter_model.safetensors").metadata["geopeft"])
+    record = json.loads(read_header(most_adapter / TENSORS).metadata["geopeft"])
     record["recipe"]["backbone"]["checkpoint"] = "/moved/away.pth"
     moved = [with_record(most_adapter, tmp_path / name, recipe=record["recipe"]) for name in ("a", "b")]
     found = measure_local_distance(str(moved[0]), [f"backbone.checkpoint={tiny_base}"], compare=moved[1:], clouds=2)
     assert found.models[1].blocks == found.models[2].blocks
+
+
+def test_an_adapter_of_another_tool_takes_backbone_and_data_of_the_target(
+    most_adapter: Path, lora_adapter: Path, report: LocalDistanceReport, tmp_path: Path
+) -> None:
+    foreign = Path(shutil.copytree(lora_adapter, tmp_path / "foreign"))
+    save_file(load_file(foreign / TENSORS), foreign / TENSORS, {"format": "pt"})
+    found = measure_local_distance(str(most_adapter), compare=[foreign], clouds=10).models[2]
+    assert found.blocks == report.models[2].blocks
+    assert (found.method, found.accuracy) == ("lora", None)
 
 
 def test_a_run_of_other_tokens_and_depth_has_no_difference(tiny_recipe: Path, most_run: Path, tmp_path: Path) -> None:
@@ -191,6 +203,40 @@ def test_a_run_of_other_tokens_and_depth_has_no_difference(tiny_recipe: Path, mo
     assert row.split() == ["2", "base", *"-----"]
     with pytest.raises(UsageError, match="made for another base"):
         measure_local_distance(str(tiny_recipe), adapter=deep)
+
+
+def test_either_other_tokens_or_another_base_leave_no_difference(
+    tiny_recipe: Path, tiny_base: Path, most_run: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "other.safetensors"
+    tensors = {name: tensor * 1.5 for name, tensor in load_file(tiny_base).items() if tensor.is_floating_point()}
+    save_file(load_file(tiny_base) | tensors, base, read_header(tiny_base).metadata)
+    changes = {
+        "tokens": "backbone.groups=15",
+        "base": f"backbone.checkpoint={base}",
+    }
+    runs = {
+        name: finetune(tiny_recipe, ["training.epochs=1", change], tmp_path / name).folder
+        for name, change in changes.items()
+    }
+    found = measure_local_distance(str(most_run), compare=list(runs.values()))
+    assert [found.difference(model, 0) is None for model in found.models] == [True, False, True, True]
+    assert found.notes == [
+        f"{runs['tokens']}: 15 tokens instead of 16, so that its neighborhoods are others than those of base",
+        f"{runs['base']}: made for another base, so that no difference is shown",
+    ]
+
+
+def test_the_base_has_nothing_of_the_method_in_it(most_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    def build_and_keep(*arguments: Any) -> Experiment:
+        built.append(build(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr("geopeft_cli.verbs.local_distance.build", build_and_keep)
+    measure_local_distance(str(most_run), clouds=1)
+    assert [any(isinstance(module, Wrapper) for module in made.model.modules()) for made in built] == [False]
 
 
 def test_other_points_are_noted(most_run: Path) -> None:
