@@ -37,6 +37,10 @@ class Core:
 CLASSIFIER = ("logits", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean")
 
 CORES = {
+    "k_rectify": Core(
+        ("*.y.mean", "*.y.rms", "*.y_rf0.tokens", "*.y_alone.tokens", "dist", "idx", "point_monarch.r*"),
+        ("c384_t0", "c384_t2"),
+    ),
     "monarch_linear": Core(
         ("*.y", "*.dx", "*.dblkdiag*", "100x60_b8.dense", "*.rows3", "*.rowsum", "*.colsum", "*.residual_fro"),
         ("384x384_b32", "100x60_b8", "60x100_b8", "96x288_b16"),

@@ -27,9 +27,11 @@ def write_set(
     rules: Mapping[str, Any],
     shapes: Mapping[str, Any] | None = None,
     notes: str = "",
+    config: Mapping[str, Any] | None = None,
 ) -> None:
     route = {"model": "model", "files": ["io.safetensors"], "shapes": ["shapes.json"], "fill_name": "same"}
-    meta = {"schema": 1, "set": name, "config": {"cases": cases}, "inputs": inputs, "outputs": rules, "notes": [notes]}
+    meta = {"schema": 1, "set": name, "inputs": inputs, "outputs": rules, "notes": [notes]}
+    meta["config"] = {"cases": cases} | dict(config or {})
     meta["weights"] = {"routes": [route] if shapes else []}
     (folder / "meta.json").write_text(json.dumps(meta))
     (folder / "shapes.json").write_text(json.dumps(shapes))
@@ -161,3 +163,77 @@ def test_sampling_and_neighbors(tmp_path: Path) -> None:
         {"*.fps*": {"compare": "exact"}, f"*.knn{k}": {"compare": "set"}, "*_dist": CLOSE},
     )
     assert_reproduced(tmp_path, 4)
+
+
+def released_smoothing(f: Array, a: Array, centers: Array, g: Array, bypass: int, k: int, eps: float) -> Array:
+    """KR(f; a) of the code released with MoST, whose correction averages over the batch; (B, T, C)."""
+    y, spatial = f.copy(), a[:, bypass:]
+    for one, xyz in enumerate(centers):
+        for i in range(len(xyz)):
+            distance = np.linalg.norm(xyz - xyz[i], axis=1)
+            nearest = [j for j in np.argsort(distance) if j != i][:k]
+            weights = 1 / (distance[nearest] + eps)
+            smooth = weights / weights.sum() @ (f[one, [bypass + j for j in nearest]] - f[one, bypass + i])
+            y[one, bypass + i] += g * smooth / np.sqrt((smooth**2).mean() + 1e-6)
+    y[:, bypass:] += spatial.mean(0) + spatial.mean(1, keepdims=True)
+    return y
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["sequence first", "batch first"])
+def test_released_point_monarch(first: bool, tmp_path: Path) -> None:
+    case, dim, bypass, count, k, eps = "small.t3", 12, 3, 10, 3, 0.1
+    shapes = {f"one.{case}.{name}": (dim,) for name in ("knorm.weight", "ln.weight", "ln.bias")}
+    shapes |= {f"point_monarch.spatial_smooth_{side}.knorm.weight": (dim,) for side in ("in", "out")}
+    shapes |= {f"point_monarch.monarch_linear.blkdiag{index}": (3, 4, 4) for index in (1, 2)}
+    shapes |= {"point_monarch.monarch_linear.bias": (dim,)}
+    w = {name: fill(name, shape).astype(np.float64) for name, shape in shapes.items()}
+    centers = cloud("centers of released", 2, count).astype(np.float64)
+    inputs: dict[str, Any] = {
+        f"{name}.center": {"cloud": ["centers of released", 2, count, 3]} for name in (case, "point_monarch")
+    }
+
+    inputs[f"{case}.f"], f = drawn("f", 2, bypass + count, dim)
+    inputs[f"{case}.rf"], rf = drawn("rf", bypass + count, 2, dim)
+    geometry = (w[f"one.{case}.knorm.weight"], bypass, k, eps)
+    y = released_smoothing(f, rf.swapaxes(0, 1), centers, *geometry)
+    pairs = [(f[[one]], rf[:, [one]].swapaxes(0, 1), centers[[one]]) for one in range(2)]
+    alone = np.concatenate([released_smoothing(*pair, *geometry) for pair in pairs])
+    without = released_smoothing(f, np.zeros_like(f), centers, *geometry)
+    distance = np.linalg.norm(centers[:, :, None] - centers[:, None], axis=-1)
+    outputs = {
+        f"{case}.y.tokens": y[:, :7],
+        f"{case}.y.mean": y.mean(1),
+        f"{case}.y.rms": np.sqrt((y**2).mean(-1)),
+        f"{case}.y_alone.tokens": alone[:, :5],
+        f"{case}.y_rf0.tokens": without[:, bypass : bypass + 2],
+        "dist": np.sort(distance)[..., 1 : k + 1],
+        "idx": distance.argsort()[..., 1 : k + 1] + count * np.arange(2)[:, None, None],
+    }
+
+    shape = (1 + count, 2, dim) if first else (2, 1 + count, dim)
+    (inputs["point_monarch.x"], x), (inputs["point_monarch.a"], a) = drawn("x", *shape), drawn("a", *shape)
+    first_factor, second_factor = (w[f"point_monarch.monarch_linear.blkdiag{index}"] for index in (1, 2))
+    matrix = monarch_matrix(first_factor, second_factor, dim, dim)
+
+    def branch(x: Array, a: Array, centers: Array) -> Array:
+        inner, outer = (w[f"point_monarch.spatial_smooth_{side}.knorm.weight"] for side in ("in", "out"))
+        hidden = released_smoothing(x, a, centers, inner, 1, 2, eps) @ matrix.T
+        return a + released_smoothing(hidden + w["point_monarch.monarch_linear.bias"], a, centers, outer, 1, 2, eps)
+
+    x, a = (stream.swapaxes(0, 1) if first else stream for stream in (x, a))
+    r = branch(x, a, centers)
+    r_alone = np.concatenate([branch(x[[one]], a[[one]], centers[[one]]) for one in range(2)])
+    for name, value in (("r", r[:, :6]), ("r_alone", r_alone[:, :4])):
+        outputs[f"point_monarch.{name}.tokens"] = value.swapaxes(0, 1) if first else value
+    outputs["point_monarch.r.mean"] = r.mean(1)
+    write_set(
+        tmp_path,
+        "k_rectify",
+        [{"case": case, "dim": dim, "bypass": bypass, "k": k, "eps": eps}],
+        inputs,
+        {name: value.astype(np.int32 if name == "idx" else np.float32) for name, value in outputs.items()},
+        {"dist": CLOSE | {"meaning": f"case {case}: distances"}, "idx": {"compare": "set"}, "*": CLOSE},
+        shapes,
+        config={"point_monarch": {"embed_dim": dim, "nblocks": 3, "k": 2, "bypass": 1, "sequence_first": first}},
+    )
+    assert_reproduced(tmp_path, 10)

@@ -23,6 +23,7 @@ class Output(NamedTuple):
 Runner = Callable[[GoldenSet], Iterator[Output]]
 
 RUNNERS = {
+    "k_rectify": "parity.subjects.k_rectify:run",
     "monarch_linear": "parity.subjects.monarch:run",
     "most_paper": "parity.subjects.most:run",
     "ops_fps_knn": "parity.subjects.grouping:run",
