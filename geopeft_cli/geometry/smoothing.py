@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import comb
 
 import torch
@@ -13,7 +14,17 @@ from geopeft_cli.geometry.interpolation import interpolate
 from geopeft_cli.geometry.neighbors import nearest_neighbors
 
 
-def smoothing_matrix(centers: Tensor, neighbors: int, eps: float) -> Tensor:
+@dataclass(frozen=True)
+class RelativeEps:
+    """An eps of ``relative`` times the mean distance from a center of the cloud to its nearest other."""
+
+    relative: float
+
+
+Eps = float | RelativeEps
+
+
+def smoothing_matrix(centers: Tensor, neighbors: int, eps: Eps) -> Tensor:
     """S: every center's average over its nearest others, weighted by 1 / (distance + eps).
 
     A center is excluded from its own neighbors by index, so that coincident centers weigh 1 / eps. Computed in
@@ -22,7 +33,7 @@ def smoothing_matrix(centers: Tensor, neighbors: int, eps: float) -> Tensor:
     Args:
         centers: (B, G, 3), any unit.
         neighbors: how many others to average over; with fewer, all of them.
-        eps: added to the Euclidean distance, in the same unit.
+        eps: added to the Euclidean distance, in the same unit, or relative to the cloud.
 
     Returns:
         Dense float32 (B, G, G) with rows that sum to 1; zeros if there is one center only.
@@ -30,10 +41,10 @@ def smoothing_matrix(centers: Tensor, neighbors: int, eps: float) -> Tensor:
     Raises:
         ShapeError: ``centers`` is not (B, G, 3), or ``neighbors`` is less than 1.
     """
-    return _dense(*_weights(centers, neighbors, eps))
+    return _dense(*smoothing_weights(centers, neighbors, eps))
 
 
-def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: float, lam: float, power: int) -> Tensor:
+def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: Eps, lam: float, power: int) -> Tensor:
     """K^power for K = I + lam S over a sequence that holds the centers in any order, and other tokens as well.
 
     The binomial expansion I + p lam S + p(p-1)/2 lam^2 S^2 + ... over the centers, put in their places. Tokens
@@ -60,7 +71,7 @@ def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: float, lam: f
     identity = torch.eye(slots.shape[-1], device=centers.device).expand(centers.shape[0], -1, -1)
     if lam == 0 or power == 0 or centers.shape[1] < 2:
         return identity
-    index, weight = _weights(centers, neighbors, eps)
+    index, weight = smoothing_weights(centers, neighbors, eps)
     smoothed = _dense(index, weight)
     update = power * lam * smoothed
     for order in range(2, power + 1):
@@ -74,7 +85,7 @@ def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: float, lam: f
     return identity + update * _coupled(slots)
 
 
-def laplacian(centers: Tensor, slots: Tensor, neighbors: int, eps: float) -> Tensor:
+def laplacian(centers: Tensor, slots: Tensor, neighbors: int, eps: Eps) -> Tensor:
     """S - I over a sequence as in :func:`rectifier`: a token's average over its nearest others, less the token itself.
 
     Args:
@@ -96,8 +107,8 @@ def laplacian(centers: Tensor, slots: Tensor, neighbors: int, eps: float) -> Ten
     return smoothing - torch.diag_embed(smoothing.sum(-1))
 
 
-def _weights(centers: Tensor, neighbors: int, eps: float) -> tuple[Tensor, Tensor]:
-    """The nonzeros of S: column and value, each (B, G, k)."""
+def smoothing_weights(centers: Tensor, neighbors: int, eps: Eps) -> tuple[Tensor, Tensor]:
+    """The nonzeros of S, see :func:`smoothing_matrix`: column, int64, and value, float32, each (B, G, k)."""
     require_points(centers, "centers")
     if neighbors < 1:
         raise ShapeError(f"smoothing over {neighbors} neighbors, at least 1 expected")
@@ -106,8 +117,16 @@ def _weights(centers: Tensor, neighbors: int, eps: float) -> tuple[Tensor, Tenso
         empty = torch.zeros(batch, size, 0, device=centers.device)
         return empty.long(), empty
     index, squared = nearest_neighbors(centers, centers, min(neighbors, size - 1), exclude_self=True)
-    weight = 1 / (squared.sqrt() + eps)
+    distance = squared.sqrt()
+    weight = 1 / (distance + _length(eps, distance))
     return index, weight / weight.sum(-1, keepdim=True)
+
+
+def _length(eps: Eps, distance: Tensor) -> float | Tensor:
+    """eps in the unit of the distances (B, G, k), nearest first; above 0 where all centers coincide."""
+    if not isinstance(eps, RelativeEps):
+        return eps
+    return (eps.relative * distance[..., :1].mean(1, keepdim=True)).clamp(min=1e-30)
 
 
 def _dense(index: Tensor, weight: Tensor) -> Tensor:

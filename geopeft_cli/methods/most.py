@@ -29,7 +29,8 @@ class MoST(Method):
     Args:
         blocks: b of the Monarch factors.
         neighbors: k of S, the token itself not counted.
-        eps: added to the distance before inverting it, in the unit of the prepared clouds.
+        eps: added to the distance before inverting it: a length in the unit of the prepared clouds, or
+            ``{"relative": factor}`` of the cloud's mean distance from a token to its nearest other.
         lam: weight of S in K = I + lam S.
         sides: p, how often K is applied: 2 is the paper's, 0 is plain Monarch.
         bias: whether the update has a bias, added behind K.
@@ -49,7 +50,7 @@ class MoST(Method):
         self,
         blocks: int = 8,
         neighbors: int = 4,
-        eps: float = 0.05,
+        eps: float | Mapping[str, float] = 0.05,
         lam: float = 0.5,
         sides: int = 2,
         bias: bool = False,
@@ -63,6 +64,7 @@ class MoST(Method):
     ) -> None:
         self.blocks, self.bias, self.dropout, self.targets = blocks, bias, dropout, tuple(targets)
         self.factor, self.lam, self.lam_schedule = dict(factor), lam, lam_schedule
+        self.eps = dict(eps) if isinstance(eps, Mapping) else eps
         self.rectify = Rectify(neighbors, eps, lam, sides)
         self.variant, self.adabias, self.init = variant, adabias, init
 
@@ -74,7 +76,7 @@ class MoST(Method):
             "targets": list(self.targets),
             "factor": self.factor,
             "neighbors": self.rectify.neighbors,
-            "eps": self.rectify.eps,
+            "eps": self.eps,
             "lam": self.lam,
             "sides": self.rectify.sides,
             "lam_schedule": self.lam_schedule,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,14 +10,23 @@ from torch import Tensor
 
 from geopeft_cli.contracts import Level
 from geopeft_cli.errors import GeometryError
-from geopeft_cli.geometry.smoothing import rectifier
+from geopeft_cli.geometry.smoothing import Eps, RelativeEps, rectifier
 
 
 class Rectify:
-    """K^p on the tokens of a level: x (B, T, C) -> (B, T, C). Parameter-free; tokens without a center pass by."""
+    """K^p on the tokens of a level: x (B, T, C) -> (B, T, C). Parameter-free; tokens without a center pass by.
 
-    def __init__(self, neighbors: int, eps: float, lam: float, sides: int) -> None:
-        self.neighbors, self.eps, self.lam, self.sides = neighbors, eps, lam, sides
+    Args:
+        neighbors: k of S.
+        eps: added to a distance before inverting it: a length, or ``{"relative": factor}`` of the cloud's mean
+            distance to the nearest other center.
+        lam: weight of S in K = I + lam S.
+        sides: p.
+    """
+
+    def __init__(self, neighbors: int, eps: float | Mapping[str, float], lam: float, sides: int) -> None:
+        self.neighbors, self.lam, self.sides = neighbors, lam, sides
+        self.eps: Eps = RelativeEps(**eps) if isinstance(eps, Mapping) else eps
 
     @property
     def is_identity(self) -> bool:

@@ -5,9 +5,10 @@ A contract test holds every class here against the method of the same name under
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from geopeft_cli.recipe.types import (
     Count,
@@ -120,6 +121,18 @@ LINEAR_ONLY = ("bias", "dropout", "targets", "factor", "lam", "sides", "lam_sche
 RELEASED_ONLY = ("adabias", "init")
 
 
+class RelativeEps(Section):
+    """``relative`` times the mean distance from a token to its nearest other, of every cloud by itself."""
+
+    relative: PositiveNumber
+
+
+Eps = Annotated[
+    Annotated[PositiveNumber, Tag("<length>")] | Annotated[RelativeEps, Tag("<relative>")],
+    Discriminator(lambda value: "<relative>" if isinstance(value, (Mapping, RelativeEps)) else "<length>"),
+]
+
+
 class MoSTSettings(MonarchSettings):
     """A Monarch update framed by K-Rectify (MoST, CVPR 2025).
 
@@ -131,7 +144,7 @@ class MoSTSettings(MonarchSettings):
     name: Literal["most"]  # type: ignore[assignment]
     variant: Literal["linear", "released"] = "linear"
     neighbors: PositiveCount = 4
-    eps: PositiveNumber = 0.05
+    eps: Eps = 0.05
     lam: NonNegativeNumber = 0.5
     sides: Annotated[Count, Field(le=2)] = 2
     lam_schedule: LamSchedule | None = None

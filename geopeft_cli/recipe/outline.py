@@ -64,9 +64,14 @@ def slot_at(path: Sequence[str | int]) -> Slot:
 
 
 def resolve(location: Sequence[str | int]) -> tuple[tuple[str | int, ...], Slot]:
-    """The path of keys, and its slot, for a location as pydantic reports it, which names the chosen kinds too."""
+    """The path of keys, and its slot, for a location as pydantic reports it, which names the chosen kinds too.
+
+    Names in angle brackets are those of the forms that a value may have, such as number or section.
+    """
     slot, path = ROOT, []
     for part in location:
+        if str(part).startswith("<"):
+            continue
         if slot.discriminator is not None:
             slot = slot.narrow(str(part))
         else:

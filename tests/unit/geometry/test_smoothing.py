@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.errors import ShapeError
-from geopeft_cli.geometry.smoothing import rectifier, smoothing_matrix
+from geopeft_cli.geometry.smoothing import RelativeEps, rectifier, smoothing_matrix
 
 CENTERS = torch.rand(2, 20, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
 SLOTS = torch.cat([torch.tensor([-1, -1]), torch.arange(20)])
@@ -85,6 +85,20 @@ def test_coincident_centers_are_finite_and_weigh_one_over_eps() -> None:
     everywhere = smoothing_matrix(torch.zeros(1, 9, 3), 4, 0.05)
     assert everywhere[0, 0].nonzero().flatten().tolist() == [1, 2, 3, 4]
     assert everywhere[0, 8].nonzero().flatten().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("loops")
+def test_relative_eps_follows_the_scale_of_every_cloud() -> None:
+    centers = CENTERS * torch.tensor([1.0, 1000]).view(2, 1, 1)
+    result = smoothing_matrix(centers, 4, RelativeEps(0.5))
+    for cloud in range(2):
+        distance = torch.cdist(*(centers[[cloud]].double(),) * 2, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = (distance + 1e9 * torch.eye(20)).min(-1).values.mean()
+        expected = smoothing_in_double(centers[[cloud]], 4, 0.5 * float(nearest))
+        torch.testing.assert_close(result[[cloud]].double(), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(smoothing_matrix(CENTERS, 4, RelativeEps(0.5))[1], result[1], atol=1e-5, rtol=1e-5)
+    everywhere = smoothing_matrix(torch.zeros(1, 9, 3), 4, RelativeEps(0.5))
+    torch.testing.assert_close(everywhere.sum(-1), torch.ones(1, 9))
 
 
 def test_one_center_has_no_neighbors() -> None:

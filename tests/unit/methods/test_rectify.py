@@ -167,6 +167,15 @@ def test_an_inner_forward_pass_leaves_the_outer_geometry() -> None:
         assert current_level(0, "test") is outer.levels[0]
 
 
+def test_eps_relative_to_the_cloud_does_not_see_its_unit() -> None:
+    small, x = geometry().levels[0], tokens(12)
+    large = Level(1000 * small.centers, small.slots)
+    relative = Rectify(4, {"relative": 0.5}, 0.5, 2)
+    torch.testing.assert_close(relative(x, large, "test"), relative(x, small, "test"), atol=1e-5, rtol=1e-5)
+    assert (RECTIFY(x, large, "test") - RECTIFY(x, small, "test")).abs().max() > 1e-3
+    assert MoST(eps={"relative": 0.5}).settings()["eps"] == {"relative": 0.5}
+
+
 def test_one_center_is_left_alone() -> None:
     x = torch.randn(2, 2, 5)
     level = Level(torch.zeros(2, 1, 3), torch.tensor([-1, 0]))

@@ -204,6 +204,11 @@ def test_mistake_in_one_line(problems: Problems, line: str, expected: str) -> No
         ("{name: full}", "{name: lora, targets: []}", "r.yaml:4: method.targets must have at least 1 entry"),
         ("{name: full}", "{name: lora, targets: [3]}", "method.targets[0] must be text, is 3 (put it in quotes)"),
         ("{name: full}", "{name: lora, targets: mlp_in}", "r.yaml:4: method.targets must be a list, is 'mlp_in'"),
+        ("{name: full}", "{name: most, eps: 0}", "r.yaml:4: method.eps must be greater than 0, is 0"),
+        ("{name: full}", "{name: most, eps: far}", "r.yaml:4: method.eps must be a number, is 'far'"),
+        ("{name: full}", "{name: most, eps: {}}", "r.yaml:4: missing key 'method.eps.relative'"),
+        ("{name: full}", "{name: most, eps: {relative: 0}}", "method.eps.relative must be greater than 0, is 0"),
+        ("{name: full}", "{name: most, eps: {relativ: 1, relative: 1}}", "Did you mean 'method.eps.relative'?"),
         ("{name: full}", "{name: most, sides: 3}", "r.yaml:4: method.sides must be at most 2, is 3"),
         ("{name: full}", "{name: most, sides: true}", "r.yaml:4: method.sides must be a whole number, is true"),
     ],
@@ -212,6 +217,13 @@ def test_mistake_in_a_required_section(problems: Problems, old: str, new: str, e
     found = problems(HEAD.replace(old, new))
     assert any(line.endswith(expected) or line.startswith(expected) for line in found)
     assert len(found) == (2 if "by: list" in new and "folder" in new else 1)
+
+
+@pytest.mark.parametrize("eps", ["0.05", "1e-2", "{relative: 0.5}"])
+def test_eps_is_a_length_or_relative(write: Write, small: str, eps: str) -> None:
+    write({"r.yaml": small})
+    found = load_recipe("r.yaml", ["method.name=most", f"method.eps={eps}"]).method.model_dump()["eps"]
+    assert found == {"0.05": 0.05, "1e-2": 0.01}.get(eps, {"relative": 0.5})
 
 
 def test_the_line_is_the_keys_own(problems: Problems) -> None:
