@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from geopeft_cli.contracts import Backbone, Level, Wrapper, current_level
 from geopeft_cli.errors import UsageError
-from geopeft_cli.geometry.smoothing import laplacian
+from geopeft_cli.geometry.smoothing import Eps, laplacian
 from geopeft_cli.methods.monarch import MonarchFactors
 from geopeft_cli.methods.rectify import require_tokens
 
@@ -88,7 +88,7 @@ class PointMonarch(nn.Module):
     """
 
     def __init__(
-        self, width: int, blocks: int, neighbors: int, eps: float, adabias: AdaBias, init: Init = "kaiming_zero"
+        self, width: int, blocks: int, neighbors: int, eps: Eps, adabias: AdaBias, init: Init = "kaiming_zero"
     ) -> None:
         super().__init__()
         self.neighbors, self.eps, self.adabias = neighbors, eps, adabias
@@ -135,7 +135,7 @@ class PointMonarchAttention(Wrapper):
 
 
 def wrap_attentions(
-    backbone: Backbone, blocks: int, neighbors: int, eps: float, adabias: AdaBiasMode, init: Init
+    backbone: Backbone, blocks: int, neighbors: int, eps: Eps, adabias: AdaBiasMode, init: Init
 ) -> None:
     """Put a Point Monarch branch on every attention of a backbone whose tokens have centers.
 
