@@ -272,6 +272,14 @@ def test_faulty_lists(released, name, text, message):
     assert caught.value.hint
 
 
+def test_a_class_that_is_only_in_the_test_list(texts):
+    change_list(texts, "test", "bowl_0070\n")
+    (texts / "bowl").mkdir()
+    save_text(texts, "bowl_0070")
+    with pytest.raises(DataError, match="classes in test without a cloud to train on: bowl"):
+        read(texts)
+
+
 def one_changed(change):
     clouds = [cloud(name) for name in IDS["train"]]
     clouds[3] = change(clouds[3])

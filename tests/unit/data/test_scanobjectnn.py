@@ -89,12 +89,12 @@ def test_by_the_name_of_the_format(root):
 
 
 def test_validation_is_taken_from_training_by_class(root):
-    splits = scanobjectnn_splits(root, "obj_bg", 0.25, seed=0)
-    assert np.bincount(splits.validation.labels()).tolist() == [1] * 15
-    assert np.bincount(splits.train.labels()).tolist() == [3] * 15
+    splits = scanobjectnn_splits(root, "obj_bg", 0.5, seed=0)
+    assert np.bincount(splits.validation.labels()).tolist() == [2] * 15
+    assert np.bincount(splits.train.labels()).tolist() == [2] * 15
     drawn = np.concatenate([everything(splits.train), everything(splits.validation)])[:, 0, 0]
     assert sorted(drawn) == sorted(clouds(60, 0)[:, 0, 0])
-    other = scanobjectnn_splits(root, "obj_bg", 0.25, seed=1)
+    other = scanobjectnn_splits(root, "obj_bg", 0.5, seed=1)
     assert everything(other.validation).tolist() != everything(splits.validation).tolist()
     assert everything(other.test).tolist() == everything(splits.test).tolist()
 
