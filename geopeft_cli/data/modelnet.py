@@ -134,6 +134,7 @@ def _released(path: Path, listed: Path, ids: Sequence[str], labels: Labels) -> F
 def _expected(stem: str) -> str:
     return (
         f"Expected are {stem}_shape_names.txt, {stem}_train.txt, {stem}_test.txt and, for either list, "
-        f"{stem}_*_{STORED_POINTS}pts_fps.dat or <class>/<name>.txt, as in modelnet40_normal_resampled.zip "
-        "(https://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip). Set data.root to that folder."
+        f"{stem}_*_{STORED_POINTS}pts_fps.dat or <class>/<name>.txt. Text files: "
+        "https://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip; .dat: the data page of Point-BERT, "
+        "https://github.com/Julie-tang00/Point-BERT/blob/master/DATASET.md. Set data.root to their folder."
     )
