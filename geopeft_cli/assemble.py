@@ -77,6 +77,17 @@ def make_batches(recipe: Recipe, clouds: CloudSet, purpose: str, *, training: bo
     )
 
 
+def read_base(recipe: Recipe) -> Checkpoint:
+    """The checkpoint of a recipe.
+
+    Raises:
+        UsageError, CheckpointError: it is not there, or it is damaged or of another network.
+    """
+    section = recipe.backbone
+    layout = backbone_class(section.name).layout
+    return read_checkpoint(section.checkpoint, section.name, layout, section.sha256)
+
+
 def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = None) -> Experiment:
     """The model of a recipe: checkpoint, method, head, and what trains. Draws from torch's seeded generator.
 
@@ -90,7 +101,7 @@ def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = No
     """
     section = recipe.backbone
     kind = backbone_class(section.name)
-    checkpoint = read_checkpoint(section.checkpoint, section.name, kind.layout, section.sha256)
+    checkpoint = read_base(recipe)
     sizes = infer_sizes(checkpoint, {"width": section.width, "depth": section.depth, "heads": section.heads})
     options = {name: getattr(section, name) for name in ("groups", "group_size", "drop_path", "near_origin")}
     torch.manual_seed(recipe.seed)
@@ -138,17 +149,23 @@ def rebuild(recipe: Recipe, adapter: StoredAdapter) -> Experiment:
     return experiment
 
 
+def skeleton(manifest: Manifest, recipe: Recipe) -> Backbone:
+    """The adapted model that a record describes, without its weights."""
+    model = backbone_class(recipe.backbone.name)(**manifest.backbone)
+    _make_method(recipe, manifest).attach(model)
+    _make_task(recipe, manifest.classes).attach(model)
+    return model
+
+
 def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
     """The model in a merged file, which holds all of its tensors.
 
     Raises:
         AdapterError: a tensor is missing, left over, or of another shape.
     """
-    model = backbone_class(recipe.backbone.name)(**manifest.backbone)
-    _make_method(recipe, manifest).attach(model)
+    model = skeleton(manifest, recipe)
     for name, layer in foldable_layers(model).items():
         put_layer(model, name, layer.folded((manifest.merged or {})["mode"]))
-    _make_task(recipe, manifest.classes).attach(model)
     tensors, own = read_tensors(path), official_state(model)
     if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in own.items()}:
         odd = sorted(set(tensors) ^ set(own)) or [n for n in own if own[n].shape != tensors[n].shape]

@@ -56,10 +56,19 @@ def save_adapter(
     folder: Path, model: Backbone, tensors: Mapping[str, Tensor], manifest: Manifest, method: str,
     settings: Mapping[str, Any], card: str,
 ) -> None:  # fmt: skip
-    """Write the directory, replacing a former one at once.
+    """Write the directory, replacing a former one at once; the arguments are those of :func:`write_adapter`."""
+    with new_folder(folder) as partial:
+        write_adapter(partial, model, tensors, manifest, method, settings, card)
+
+
+def write_adapter(
+    folder: Path, model: Backbone, tensors: Mapping[str, Tensor], manifest: Manifest, method: str,
+    settings: Mapping[str, Any], card: str,
+) -> None:  # fmt: skip
+    """Write the files of an adapter.
 
     Args:
-        folder: the directory.
+        folder: the directory, which exists.
         model: for the names of the adapted layers and of the head.
         tensors: what :func:`adapter_state` returned.
         manifest: the record.
@@ -71,11 +80,10 @@ def save_adapter(
     heads = model.task.head_names if model.task else ()
     stored = {PREFIX + name: tensor for name, tensor in tensors.items()}
     saved_modules = [head for head in heads if any(name.startswith(f"{head}.") for name in tensors)]
-    with new_folder(folder) as partial:
-        write_tensors(partial / TENSORS, stored, {"format": "pt", HEADER_KEY: manifest.to_text()})
-        base = str(manifest.recipe["backbone"]["checkpoint"])
-        write_config(partial / CONFIG, method, settings, targets, saved_modules, base)
-        (partial / CARD).write_text(card, encoding="utf-8")
+    write_tensors(folder / TENSORS, stored, {"format": "pt", HEADER_KEY: manifest.to_text()})
+    base = str(manifest.recipe["backbone"]["checkpoint"])
+    write_config(folder / CONFIG, method, settings, targets, saved_modules, base)
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def read_adapter(folder: Path) -> StoredAdapter:

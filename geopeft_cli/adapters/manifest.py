@@ -29,6 +29,7 @@ class Manifest:
         selection: which epoch was kept and how it was chosen.
         versions: of geopeft, torch, numpy and Python.
         merged: the merge mode and its errors, for merged checkpoints.
+        origin: what an adapter that was not trained was made from, and how.
         format: version of this record.
     """
 
@@ -43,6 +44,7 @@ class Manifest:
     selection: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     merged: dict[str, Any] | None = None
+    origin: dict[str, Any] | None = None
     format: int = FORMAT
 
     def to_text(self) -> str:

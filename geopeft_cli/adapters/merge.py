@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,7 +96,7 @@ def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
             f"Exact: {', '.join(sorted(exact))}. Approximate: {', '.join(sorted(approximate)) or 'none'}.",
         )
     is_approximate = mode in approximate
-    fitted, held_back = _calibrated(model, layers, mode, clouds) if is_approximate else ({}, {})
+    fitted, held_back = calibrate(model, layers, mode, clouds) if is_approximate else ({}, {})
     merged = copy.deepcopy(model)
     used = set()
     for name, layer in foldable_layers(merged).items():
@@ -103,10 +104,8 @@ def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
         used.add(layer_mode)
         put_layer(merged, name, layer.folded(layer_mode, fitted.get(name)))
     errors = {official_name(name): record.error(held_back[name]) for name, record in fitted.items()}
-    reference, result = _logits(model, clouds), _logits(merged, clouds)
-    difference = float((reference - result).abs().max())
-    scale = float(reference.square().mean().sqrt())
-    if not result.isfinite().all() or (not is_approximate and difference > EXACT_TOLERANCE * max(1.0, scale)):
+    difference, scale = compare(model, merged, clouds)
+    if not math.isfinite(difference) or (not is_approximate and difference > EXACT_TOLERANCE * max(1.0, scale)):
         raise MergeError(
             f"the merged model differs from the unmerged one by {difference:.2e} in its logits", "Please report this."
         )
@@ -121,16 +120,22 @@ def put_layer(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(owner), attribute, module)
 
 
+def compare(model: Backbone, other: Backbone, clouds: Sequence[Tensor]) -> tuple[float, float]:
+    """The largest absolute difference of two models' logits, and the root mean square of the first one's."""
+    reference, result = _logits(model, clouds), _logits(other, clouds)
+    return float((reference - result).abs().max()), float(reference.square().mean().sqrt())
+
+
 @torch.no_grad()
 def _logits(model: Backbone, clouds: Sequence[Tensor]) -> Tensor:
     return torch.cat([model(batch).float().cpu() for batch in clouds])
 
 
 @torch.no_grad()
-def _calibrated(
+def calibrate(
     model: Backbone, layers: dict[str, Foldable], mode: str, clouds: Sequence[Tensor]
 ) -> tuple[dict[str, Calibration], dict[str, Calibration]]:
-    """Records of every layer's inputs on four fifths of the clouds, and on the rest."""
+    """Records for an approximate mode of every layer's inputs on four fifths of the clouds, and on the rest."""
     every = torch.cat(list(clouds))
     held_back = torch.arange(len(every)) % 5 == 4
     parts = (every[~held_back].split(16), (every[held_back] if held_back.any() else every).split(16))

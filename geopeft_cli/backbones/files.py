@@ -27,6 +27,7 @@ from torch import Tensor
 from geopeft_cli.errors import CheckpointError, UsageError
 from geopeft_cli.storage import cache_folder
 
+ASIDE = "geopeft.unmerge."  # before names of tensors that a merged file keeps for unmerging
 CONTAINERS = ("model", "base_model", "model_state_dict", "state_dict")  # the order in which released loaders look
 
 
@@ -123,14 +124,15 @@ def _digest(path: Path) -> str:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a ``.pth`` or safetensors checkpoint under the names in the file, on the CPU.
 
-    Containers of training scripts are opened; optimizer state is not read. Pickles are read with a list of
-    allowed types, so that nothing in the file is executed.
+    Containers of training scripts are opened; optimizer state is not read, nor what a merged file keeps for
+    unmerging (:func:`read_aside`). Pickles are read with a list of allowed types, so that nothing in the file is
+    executed.
 
     Raises:
         CheckpointError: damaged, holding code, or without tensors.
     """
     if _is_safetensors(path):
-        return _read_safetensors(path)
+        return {name: tensor for name, tensor in _read_safetensors(path).items() if not name.startswith(ASIDE)}
     content = _read_pickle(path)
     for container in CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
@@ -143,6 +145,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} holds no tensors", f"Expected a state dict, bare or under {', '.join(CONTAINERS)}."
         )
     return tensors
+
+
+def read_aside(path: Path) -> dict[str, Tensor]:
+    """The tensors that a merged safetensors file keeps for unmerging, by name without their prefix.
+
+    Raises:
+        CheckpointError: damaged.
+    """
+    return {name.removeprefix(ASIDE): t for name, t in _read_safetensors(path).items() if name.startswith(ASIDE)}
 
 
 def read_metadata(path: Path) -> dict[str, str]:

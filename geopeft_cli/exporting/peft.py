@@ -79,8 +79,8 @@ def _lora_layers(model: Backbone) -> list[str]:
     found = f"the layers of this model are adapted by {type(others[0]).__name__}" if others else "this model has none"
     raise ExportError(
         f"peft can load LoRA adapters, and {found}",
-        "Merge the run (geopeft merge) for plain weights, or export to onnx or pt2. A merged update is not "
-        "approximated by LoRA factors.",
+        "Merge the run (geopeft merge) for plain weights, make the nearest LoRA of it (geopeft merge --to-lora RANK) "
+        "and export that, or export to onnx or pt2.",
     )
 
 

@@ -135,6 +135,7 @@ def _facts(manifest: Any) -> dict[str, Any]:
         "weights_kept": manifest.selection.get("text"),
         "metrics": manifest.metrics,
         "versions": manifest.versions,
+        **({} if manifest.origin is None else {"origin": manifest.origin}),
     }
 
 

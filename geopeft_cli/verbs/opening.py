@@ -54,25 +54,52 @@ def open_trained(path: Path, overrides: Sequence[str] = ()) -> Opened:
         AdapterError, CheckpointError: damaged, or made for another base.
     """
     if path.is_file():
-        header = read_header(path)
-        if HEADER_KEY not in header.metadata:
-            raise UsageError(
-                f"{path} is a checkpoint, not a run or an adapter", f"See what it holds with geopeft inspect {path}."
-            )
-        manifest = Manifest.from_text(header.metadata[HEADER_KEY], str(path))
-        recipe = _recipe(manifest, path, overrides)
+        manifest = file_manifest(path)
+        recipe = recorded_recipe(manifest, path, overrides)
         return Opened(rebuild_merged(path, manifest, recipe), recipe, manifest, path)
     folder = find_adapter(path)
     adapter = read_adapter(folder)
     if adapter.manifest is None:
         experiment, manifest = adopt(adapter, overrides)
         return Opened(experiment.model, experiment.recipe, manifest, folder)
-    recipe = _recipe(adapter.manifest, folder, overrides)
+    recipe = recorded_recipe(adapter.manifest, folder, overrides)
     experiment = rebuild(recipe, adapter)
     return Opened(experiment.model, recipe, adapter.manifest, folder)
 
 
-def _recipe(manifest: Manifest, source: Path, overrides: Sequence[str]) -> Recipe:
+def open_unmerged(path: Path, overrides: Sequence[str] = ()) -> Opened:
+    """:func:`open_trained` for what has an update of its own.
+
+    Raises:
+        UsageError: a merged file.
+    """
+    opened = open_trained(path, overrides)
+    if opened.manifest.merged is not None:
+        raise UsageError(f"{path} is merged already", "Merge the run or the adapter that it was made from.")
+    return opened
+
+
+def file_manifest(path: Path) -> Manifest:
+    """The record of a merged file.
+
+    Raises:
+        UsageError: a file without one.
+        AdapterError: damaged.
+    """
+    header = read_header(path)
+    if HEADER_KEY not in header.metadata:
+        raise UsageError(
+            f"{path} is a checkpoint, not a run or an adapter", f"See what it holds with geopeft inspect {path}."
+        )
+    return Manifest.from_text(header.metadata[HEADER_KEY], str(path))
+
+
+def recorded_recipe(manifest: Manifest, source: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in the record of ``source``, with the user's overrides.
+
+    Raises:
+        RecipeError: an override is wrong.
+    """
     return parse_recipe(json.dumps(manifest.recipe), f"the recipe in {source}", overrides)
 
 

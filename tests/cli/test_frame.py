@@ -58,7 +58,7 @@ def test_help_lists_the_verbs() -> None:
     [
         ("finetune", ["RECIPE", "KEY=VALUE", "--output", "--resume", "--dry-run", "geopeft finetune quickstart"]),
         ("eval", ["RUN|ADAPTER", "KEY=VALUE", "--json"]),
-        ("merge", ["RUN|ADAPTER", "--output", "--mode", "[required]"]),
+        ("merge", ["RUN|ADAPTER|FILE", "--output", "--mode", "--to-lora", "Undo a merge", "--unmerge", "[required]"]),
         ("export", ["RUN|ADAPTER", "--format", "--output", "[required]"]),
         (
             "inspect",
@@ -85,6 +85,7 @@ def test_version() -> None:
         (["finetune", "x", "--resum"], "No such option"),
         (["merge", "x"], "Missing option '--output'"),
         (["merge", "x", "--output", "y", "--mode", "exakt"], "'calibrated-scalar'"),
+        (["merge", "x", "--output", "y", "--to-lora", "0"], "Invalid value for '--to-lora'"),
         (["export", "x", "--output", "y", "--format", "tflite"], "'official'"),
         (["inspect", "--copy", "quickstart"], "requires 2 arguments"),
         (["inspect", "x", "--local-distance", "--neighbors", "0"], "Invalid value for '--neighbors'"),
@@ -100,6 +101,25 @@ def test_wrong_arguments_exit_2(arguments: list[str], message: str) -> None:
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to-lora", "2", "--unmerge"], "merge takes one of --to-lora, --reversible, --unmerge, not --to-lora and "
+         "--unmerge"),
+        (["--to-lora", "2", "--reversible"], "merge takes one of --to-lora, --reversible, --unmerge, not --to-lora and "
+         "--reversible"),
+        (["--reversible", "--unmerge"], "merge takes one of --to-lora, --reversible, --unmerge, not --reversible and "
+         "--unmerge"),
+        (["--unmerge", "--mode", "dc"], "--mode does not go with --unmerge\nThe merged file records its mode."),
+        (["--adapter", "run"], "--adapter goes with --unmerge only"),
+        (["--adapter", "run", "--to-lora", "2"], "--adapter goes with --unmerge only"),
+    ],
+)  # fmt: skip
+def test_merge_does_one_thing_at_a_time(arguments: list[str], message: str) -> None:
+    result = runner.invoke(app, ["merge", "x", "--output", "y", *arguments])
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"error: {message}\n")
 
 
 @pytest.mark.usefixtures("here")

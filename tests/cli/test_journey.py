@@ -87,6 +87,41 @@ def test_approximate_merges_are_announced(most_run: Path, tmp_path: Path) -> Non
     assert re.search(r"^test accuracy .* % unmerged, .* % merged \([+-]\d+\.\d\d\)$", told, re.MULTILINE)
 
 
+def test_merging_to_lora(most_run: Path, tmp_path: Path) -> None:
+    told = geopeft("merge", most_run, "--output", tmp_path / "lora", "--to-lora", 3, "--mode", "dc").stdout
+    assert told.startswith(
+        f"{tmp_path / 'lora'}: LoRA of rank 3 for 4 layers, nearest to the update by dc, APPROXIMATE\n"
+    )
+    layer = r"^  blocks\.blocks\.\d\.\S+  relative error of the truncation 0\.\d+, of dc 0\.\d{3}$"
+    assert len(re.findall(layer, told, re.MULTILINE)) == 4
+    assert re.search(r"^largest difference of a logit \d\.\de-\d\d ", told, re.MULTILINE)
+    assert re.search(r"^test accuracy .* % before, .* % as LoRA \([+-]\d+\.\d\d\)$", told, re.MULTILINE)
+    refused = typer.testing.CliRunner().invoke(
+        app, ["merge", str(most_run), "--output", str(tmp_path / "x"), "--to-lora", "3"]
+    )
+    assert refused.exit_code == 2
+    assert "Name an approximation with --mode: calibrated-matrix" in refused.stderr
+
+
+def test_merging_there_and_back(most_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "merged.safetensors"
+    geopeft("merge", most_run, "--output", file, "--reversible")
+    assert re.search(r"^merged .*reversible True", geopeft("inspect", file).stdout, re.MULTILINE)
+    told = geopeft("merge", file, "--output", tmp_path / "a", "--unmerge").stdout
+    assert "the adapter that was merged and its base (base.safetensors), bit for bit" in told
+    base = told.splitlines()[-1].rpartition(" ")[2]
+    assert base == f"backbone.checkpoint={tmp_path / 'a/base.safetensors'}"
+    found = json.loads(geopeft("eval", tmp_path / "a", base, "--json").stdout)
+    assert found == json.loads(geopeft("eval", most_run, "--json").stdout)
+    plain = tmp_path / "plain.safetensors"
+    geopeft("merge", most_run, "--output", plain)
+    again = ("merge", plain, "--unmerge", "--adapter", most_run, "--output")
+    told = geopeft(*again, tmp_path / "b").stdout
+    assert re.search(r"^Subtracting the update instead would round: by \d\.\de-\d\d at most\.$", told, re.MULTILINE)
+    told = geopeft(*again, tmp_path / "c", "backbone.checkpoint=/no/such/base.pth").stdout
+    assert "found by subtracting the update, which rounds" in told
+
+
 def test_inspect_speaks_json(most_run: Path, tiny_recipe: Path, tiny_base: Path) -> None:
     for target, kind in ((most_run, "adapter"), (tiny_recipe, "recipe"), (tiny_base, "checkpoint")):
         found = json.loads(geopeft("inspect", target, "--json").stdout)

@@ -8,7 +8,7 @@ from torch import nn
 
 from geopeft_cli.adapters.merge import foldable_layers, merge
 from geopeft_cli.backbones.point_mae import PointMAE
-from geopeft_cli.contracts import Backbone, Wrapper
+from geopeft_cli.contracts import Backbone, DenseUpdate, Wrapper
 from geopeft_cli.errors import MergeError
 from geopeft_cli.methods.lora import LoRA, LowRankUpdate
 from geopeft_cli.tasks.classification import Classification
@@ -59,6 +59,7 @@ def test_values_that_are_not_finite_are_named_wherever_they_are(model: Backbone)
 
 
 def test_a_fold_that_is_wrong_is_caught(model: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LowRankUpdate, "delta", lambda self: 0.5 * self.lora_B.weight @ self.lora_A.weight)
+    update = LowRankUpdate.dense_update
+    monkeypatch.setattr(LowRankUpdate, "dense_update", lambda *given: DenseUpdate(0.5 * update(*given).weight))
     with pytest.raises(MergeError, match="the merged model differs from the unmerged one by"):
         merge(model, "auto", CLOUDS)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backbones.official_files import Attack, pretrained, raw_pickle, renamed_in_pickle, rewritten
-from geopeft_cli.backbones.files import read_metadata, read_tensors
+from geopeft_cli.backbones.files import ASIDE, read_aside, read_metadata, read_tensors
 from geopeft_cli.errors import CheckpointError
 
 SMALL = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(5)}
@@ -29,6 +29,12 @@ def saved(path: Path, content: Any, **options: Any) -> Path:
 
 def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
     return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_what_is_kept_for_unmerging_is_read_apart(tmp_path: Path) -> None:
+    save_file({**SMALL, **{f"{ASIDE}base.{name}": 2 * t for name, t in SMALL.items()}}, tmp_path / "a.safetensors")
+    assert same(read_tensors(tmp_path / "a.safetensors"), SMALL)
+    assert same(read_aside(tmp_path / "a.safetensors"), {f"base.{name}": 2 * t for name, t in SMALL.items()})
 
 
 @pytest.mark.parametrize(
