@@ -193,6 +193,14 @@ def test_recipes_page_has_every_key_with_its_default_and_choices() -> None:
         assert not choice or f"`{choice}`" in types[key], (key, choice)
 
 
+def test_merging_page_has_every_mode() -> None:
+    from geopeft_cli.cli.merge import MergeMode
+
+    rows = _tables((PROJECT / "docs/merging.md").read_text(encoding="utf-8"))
+    documented = [row["mode"].partition(" ")[0].strip("`") for row in rows if "mode" in row]
+    assert documented == [mode.value for mode in MergeMode]
+
+
 def test_data_page_has_every_suffix_and_augmentation() -> None:
     from geopeft_cli.data.augmentation import AUGMENTATIONS
     from geopeft_cli.data.formats import READERS
