@@ -164,12 +164,46 @@ class Level:
         self.slots = slots
         self._memo: dict[Any, Any] = {}
 
+    @property
+    def described(self) -> str:
+        """How many tokens there are, in words."""
+        return f"{self.slots.shape[-1]} a cloud"
+
+    def describes(self, x: Tensor) -> bool:
+        """Whether ``x`` has the shape of the level's tokens, (B, T, C)."""
+        return x.ndim == 3 and x.shape[1] == self.slots.shape[-1]
+
     def memo(self, key: Any, build: Callable[[], T]) -> T:
         """``build()`` at the first call with ``key``, its result at every later one of this forward pass."""
         if key not in self._memo:
             self._memo[key] = build()
         value: T = self._memo[key]
         return value
+
+
+class PackedLevel(Level):
+    """The tokens of scenes of different sizes one after the other, (N, C), each with a center of its own.
+
+    Args:
+        centers: (N, 3), in the order of the tokens.
+        offsets: int64 (scenes + 1,), where the scenes begin, and N.
+    """
+
+    def __init__(self, centers: Tensor, offsets: Tensor) -> None:
+        super().__init__(centers, torch.arange(len(centers), device=centers.device))
+        self.offsets = offsets
+
+    @property
+    def described(self) -> str:
+        return f"{len(self.centers)} in {len(self.offsets) - 1} scenes"
+
+    def describes(self, x: Tensor) -> bool:
+        return x.ndim == 2 and len(x) == len(self.centers)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many tokens every scene has."""
+        return self.memo("sizes", lambda: [int(size) for size in self.offsets.diff().tolist()])
 
 
 @dataclass

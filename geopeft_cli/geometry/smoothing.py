@@ -10,8 +10,12 @@ from torch import Tensor
 
 from geopeft_cli.errors import ShapeError
 from geopeft_cli.geometry.checks import require_points, require_slots
+from geopeft_cli.geometry.compiled import tracing
+from geopeft_cli.geometry.grid import grid_neighbors
 from geopeft_cli.geometry.interpolation import interpolate
 from geopeft_cli.geometry.neighbors import nearest_neighbors
+
+ALL_PAIRS = 2**14  # centers up to which all distances are taken, which is faster
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ def smoothing_weights(centers: Tensor, neighbors: int, eps: Eps) -> tuple[Tensor
     if size < 2:
         empty = torch.zeros(batch, size, 0, device=centers.device)
         return empty.long(), empty
-    index, squared = nearest_neighbors(centers, centers, min(neighbors, size - 1), exclude_self=True)
+    find = nearest_neighbors if size <= ALL_PAIRS or tracing(centers) else grid_neighbors
+    index, squared = find(centers, centers, min(neighbors, size - 1), exclude_self=True)
     distance = squared.sqrt()
     weight = 1 / (distance + _length(eps, distance))
     return index, weight / weight.sum(-1, keepdim=True)

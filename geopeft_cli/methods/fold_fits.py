@@ -75,8 +75,8 @@ class MatrixFit(Calibration):
     @torch.no_grad()
     def add(self, x: Tensor) -> None:
         self.scalar.add(x)
-        t = self.layer.rectified(x).flatten(0, 1).double()
-        x = x.flatten(0, 1).double()
+        t = self.layer.rectified(x).flatten(0, -2).double()
+        x = x.flatten(0, -2).double()
         self.xx += x.mT @ x
         self.xt += x.mT @ t
         self.x += x.sum(dim=0)

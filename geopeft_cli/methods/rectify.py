@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from geopeft_cli.contracts import Level
+from geopeft_cli.contracts import Level, PackedLevel
 from geopeft_cli.errors import GeometryError
+from geopeft_cli.geometry.compiled import tracing
 from geopeft_cli.geometry.smoothing import Eps, RelativeEps, rectifier
+from geopeft_cli.geometry.sparse_smoothing import SparseRectifier
+
+DENSE_TOKENS = 1024  # a cloud, up to which one matrix product is faster than p sparse ones
+
+Operator = Callable[[Tensor], Tensor]
 
 
 class Rectify:
-    """K^p on the tokens of a level: x (B, T, C) -> (B, T, C). Parameter-free; tokens without a center pass by.
+    """K^p on the tokens of a level: x (B, T, C) -> (B, T, C), or (N, C) -> (N, C) on a packed level.
+
+    Parameter-free; tokens without a center pass by.
 
     Args:
         neighbors: k of S.
@@ -40,25 +48,43 @@ class Rectify:
     def __call__(self, x: Tensor, level: Level, reader: str) -> Tensor:
         require_tokens(x, level, reader)
         key = (self.neighbors, self.eps, self.lam, self.sides)
-        operator = level.memo(key, lambda: rectifier(level.centers, level.slots, *key))
+        operator = level.memo(key, lambda: self._operator(level))
         if x.is_inference():  # has no version that would tell of changes in place
-            return torch.bmm(operator.to(x.dtype), x)
+            return operator(x)
         # Layers that read the same tensor follow each other: remembering the last one is enough and holds no more.
         last: dict[Any, tuple[Tensor, Tensor]] = level.memo("rectified", dict)
         entry = (id(x), x._version, key)
         if entry not in last:
             last.clear()
-            last[entry] = (x, torch.bmm(operator.to(x.dtype), x))
+            last[entry] = (x, operator(x))
         return last[entry][1]
+
+    def _operator(self, level: Level) -> Operator:
+        if not isinstance(level, PackedLevel):
+            return self._of_clouds(level.centers, level.slots)
+        sizes = level.sizes
+        centers, slots = level.centers.split(sizes), level.slots.split(sizes)
+        scenes = [self._of_clouds(own[None], places - places[:1]) for own, places in zip(centers, slots, strict=True)]
+
+        def each(x: Tensor) -> Tensor:
+            parts = zip(scenes, x.split(sizes), strict=True)
+            return torch.cat([operator(part[None])[0] for operator, part in parts])
+
+        return each
+
+    def _of_clouds(self, centers: Tensor, slots: Tensor) -> Operator:
+        settings = (self.neighbors, self.eps, self.lam, self.sides)
+        if slots.shape[-1] > DENSE_TOKENS and not tracing(centers):
+            return SparseRectifier(centers, slots, *settings)
+        matrix = rectifier(centers, slots, *settings)
+        return lambda x: torch.bmm(matrix.to(x.dtype), x)
 
 
 def require_tokens(x: Tensor, level: Level, reader: str) -> None:
     """Stop tokens that a level does not describe.
 
     Raises:
-        GeometryError: x is not (B, T, C) with the T of the level.
+        GeometryError: x has not the shape of the level's tokens.
     """
-    if x.ndim != 3 or x.shape[1] != level.slots.shape[-1]:
-        raise GeometryError(
-            f"{reader} got tokens of shape {tuple(x.shape)}, the geometry describes {level.slots.shape[-1]} a cloud"
-        )
+    if not level.describes(x):
+        raise GeometryError(f"{reader} got tokens of shape {tuple(x.shape)}, the geometry describes {level.described}")

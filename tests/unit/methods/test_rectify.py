@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.backbones.point_mae import PointMAE
-from geopeft_cli.contracts import Level, current_level, published
+from geopeft_cli.contracts import Level, PackedLevel, current_level, published
 from geopeft_cli.errors import GeometryError
 from geopeft_cli.geometry.smoothing import rectifier
 from geopeft_cli.methods import rectify
@@ -174,6 +174,38 @@ def test_eps_relative_to_the_cloud_does_not_see_its_unit() -> None:
     torch.testing.assert_close(relative(x, large, "test"), relative(x, small, "test"), atol=1e-5, rtol=1e-5)
     assert (RECTIFY(x, large, "test") - RECTIFY(x, small, "test")).abs().max() > 1e-3
     assert MoST(eps={"relative": 0.5}).settings()["eps"] == {"relative": 0.5}
+
+
+def test_large_clouds_take_the_sparse_operator(monkeypatch: pytest.MonkeyPatch, built: list[Tensor]) -> None:
+    where, x = geometry(), tokens(12)
+    expected = RECTIFY(x, where.levels[0], "test")
+    assert len(built) == 1
+    monkeypatch.setattr(rectify, "DENSE_TOKENS", 17)
+    torch.testing.assert_close(RECTIFY(x, geometry().levels[0], "test"), expected, atol=1e-6, rtol=1e-5)
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize("dense", [1024, 8, 0])
+def test_packed_scenes_are_smoothed_one_by_one(monkeypatch: pytest.MonkeyPatch, dense: int) -> None:
+    monkeypatch.setattr(rectify, "DENSE_TOKENS", dense)
+    generator = torch.Generator().manual_seed(0)
+    sizes = (5, 1, 12, 0, 9)
+    centers, x = torch.rand(27, 3, generator=generator), torch.randn(27, 4, generator=generator)
+    offsets = torch.tensor((0, *sizes)).cumsum(0)
+    for eps in (0.05, {"relative": 0.5}):
+        operator = Rectify(4, eps, 0.5, 2)
+        result = operator(x, PackedLevel(centers, offsets), "test")
+        for own, places, part in zip(centers.split(sizes), x.split(sizes), result.split(sizes), strict=True):
+            alone = Level(own[None], torch.arange(len(own)))
+            assert torch.equal(part, operator(places[None], alone, "test")[0])
+    assert not torch.equal(result[:5], x[:5])
+
+
+def test_other_tokens_than_the_packed_ones_are_refused() -> None:
+    level = PackedLevel(torch.rand(7, 3), torch.tensor([0, 3, 7]))
+    for shape in ((8, 5), (1, 7, 5)):
+        with pytest.raises(GeometryError, match=r"some\.layer got tokens .* the geometry describes 7 in 2 scenes"):
+            RECTIFY(torch.zeros(shape), level, "some.layer")
 
 
 def test_one_center_is_left_alone() -> None:
