@@ -77,10 +77,13 @@ class LowRankUpdate(Foldable):
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The scale is applied where the tensor is narrowest. No backward pass needs the output of a dense layer, so
-        # the sum may take its place: one wide tensor less a layer.
-        y: Tensor = self.base(x)
-        return y.add_(self.lora_B(self.scale * self.lora_A(self.dropout(x))))
+        # No backward pass needs the output of a dense layer, so the sum may take its place: one wide tensor less a
+        # layer. Of rows the layer makes a tensor, of anything else a view, which autograd would copy.
+        rows = x.flatten(0, -2) if isinstance(self.base, nn.Linear) else x
+        y: Tensor = self.base(rows)
+        # the scale is applied where the tensor is narrowest
+        y = y.add_(self.lora_B(self.scale * self.lora_A(self.dropout(rows))))
+        return y.unflatten(0, x.shape[:-1]) if rows is not x else y
 
     @property
     def exact_modes(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from geopeft_cli.errors import UsageError
 from geopeft_cli.methods.blocks import DENSE, make_blocks, multiply
+from geopeft_cli.methods.monarch_product import MonarchProduct
 
 
 class MonarchFactors(nn.Module):
@@ -54,22 +55,29 @@ class MonarchFactors(nn.Module):
 
         Args:
             x: (..., in).
-            onto: contiguous (..., out); the product is added to it in place, which saves a tensor of that size.
+            onto: (rows, out), not a view; the product is added to it in place, and it is returned.
         """
         b, q, p = self.blocks, self.q, self.p
         rows = x.reshape(-1, self.inputs)
         if b * p != self.inputs:
             rows = nn.functional.pad(rows, (0, b * p - self.inputs))
+        if self._has_own_backward(rows):
+            y: Tensor = MonarchProduct.apply(rows, self.blkdiag1, self.blkdiag2, onto, self.outputs)  # type: ignore[no-untyped-call]
+            return y if onto is not None else y.reshape(*x.shape[:-1], self.outputs)
         hidden = multiply(rows.unflatten(1, (b, p)).transpose(0, 1), self.blkdiag1)  # (b, rows, q)
         # the same numbers of a row, read as (q, b) instead of (b, q): the stride permutation
         hidden = hidden.transpose(0, 1).flatten(1).unflatten(1, (q, b)).permute(2, 0, 1)
         result = multiply(hidden, self.blkdiag2)  # (b, rows, s)
-        product = result.permute(1, 2, 0)  # (rows, s, b)
-        if onto is not None and self.padding[1] == 0:
-            onto.view(product.shape).add_(product)
-            return onto
-        y: Tensor = product.flatten(1)[:, : self.outputs].reshape(*x.shape[:-1], self.outputs)
-        return y if onto is None else onto.add_(y)
+        y = result.permute(1, 2, 0).flatten(1)[:, : self.outputs]
+        return onto.add_(y) if onto is not None else y.reshape(*x.shape[:-1], self.outputs)
+
+    def _has_own_backward(self, rows: Tensor) -> bool:
+        """Whether :class:`MonarchProduct` computes this: not for other structures, other types or exported programs."""
+        device = rows.device.type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if autocast or torch.compiler.is_compiling():
+            return False
+        return isinstance(self.blkdiag1, Tensor) and self.blkdiag1.dtype == rows.dtype
 
     @torch.no_grad()
     def dense(self) -> Tensor:

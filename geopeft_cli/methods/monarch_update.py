@@ -31,18 +31,20 @@ class MonarchUpdate(Foldable):
         self.kept = False
 
     def forward(self, x: Tensor) -> Tensor:
-        # No backward pass needs the output of a dense layer, so the sum may take its place.
-        y: Tensor = self.base(x)
+        # No backward pass needs the output of a dense layer, so the sum may take its place. Of rows the layer makes a
+        # tensor, of anything else a view of one, and autograd copies all of a view that is added to.
         if isinstance(self.base, nn.Conv1d):
+            y: Tensor = self.base(x)
             y.add_(self.most(self.dropout(x).transpose(1, 2)).transpose(1, 2))
             return y if self.most.bias is None else y.add_(self.most.bias[:, None])
-        self.update(self.dropout(x), y)
-        return y if self.most.bias is None else y.add_(self.most.bias)
+        y = self.update(self.dropout(x), onto=self.base(x.flatten(0, -2)))
+        y = y if self.most.bias is None else y.add_(self.most.bias)
+        return y.reshape(*x.shape[:-1], self.most.outputs)
 
     def update(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
         """M K^p x, or M (K^p x - x) once M is in the base; (B, T, in) -> (B, T, out).
 
-        With ``onto``, a contiguous tensor of the output's shape, the update is added to it in place.
+        With ``onto``, (B T, out) and not a view, the update is added to it in place, and it is returned.
         """
         if self.rectify.is_identity:
             return self.most(x, onto)  # type: ignore[no-any-return]
@@ -50,7 +52,7 @@ class MonarchUpdate(Foldable):
             y = self.most(x)
             rectified = self.rectified(y)
             update = rectified - y if self.kept else rectified
-            return update if onto is None else onto.add_(update)
+            return update if onto is None else onto.add_(update.flatten(0, -2))
         rectified = self.rectified(x)
         return self.most(rectified - x if self.kept else rectified, onto)  # type: ignore[no-any-return]
 

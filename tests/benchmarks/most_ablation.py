@@ -174,9 +174,8 @@ def merge(options: argparse.Namespace) -> None:
 
     from geopeft_cli.verbs.merge import merge_trained
 
-    print(
-        "| set | mode | accuracy before | after | difference by seed | mean error of a layer |\n|---|---|---|---|---|---|"
-    )
+    print("| set | mode | accuracy before | after | difference by seed | mean error of a layer |")
+    print("|---|---|---|---|---|---|")
     for of_set in SETS:
         runs = sorted((options.output / of_set / "MoST").glob("*/adapter"))
         for mode in MODES if runs else ():
