@@ -71,7 +71,9 @@ class KRectify(nn.Module):
 
     def forward(self, f: Tensor, smoothing: Tensor, correction: Tensor | None) -> Tensor:
         """f (B, T, C), s = ``smoothing`` f with (B, T, T), c (B, T, C) or ``None`` -> (B, T, C)."""
-        y: Tensor = f + self.knorm(smoothing.to(f.dtype).bmm(f))
+        # what rounding leaves of a constant field would come out of the norm as large as a signal
+        centered = f - f.mean(1, keepdim=True)
+        y: Tensor = f + self.knorm(smoothing.to(f.dtype).bmm(centered))
         return y if correction is None else y + correction
 
 

@@ -15,7 +15,7 @@ from geopeft_cli.contracts import Level, Site, published
 from geopeft_cli.errors import GeometryError, MergeError, UsageError
 from geopeft_cli.geometry.smoothing import laplacian
 from geopeft_cli.methods.most import MoST
-from geopeft_cli.methods.most_released import AdaBias, AdaBiasMode, Init, PointMonarch, PointMonarchAttention
+from geopeft_cli.methods.most_released import AdaBias, AdaBiasMode, Init, KRectify, PointMonarch, PointMonarchAttention
 from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.recipe.methods import LINEAR_ONLY, RELEASED_ONLY, MoSTSettings
 from geopeft_cli.recipe.problems import RecipeError
@@ -91,6 +91,16 @@ def test_tokens_without_a_center_get_the_monarch_layer_alone() -> None:
     linear = made.monarch_linear
     assert linear.bias is not None
     torch.testing.assert_close(y, a[:, :BYPASS] + linear(x[:, :BYPASS]) + linear.bias)
+
+
+@torch.no_grad()
+def test_a_constant_field_is_smooth_already() -> None:
+    [level] = geometry().levels
+    rectify = KRectify(WIDTH)
+    nn.init.ones_(rectify.knorm.weight)
+    constant = 10 * tokens(WIDTH)[:, :1].repeat(1, TOKENS, 1)
+    result = rectify(constant, laplacian(level.centers, level.slots, NEIGHBORS, EPS), None)
+    torch.testing.assert_close(result, constant, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("places", [[3, -1, 0, 2, 1, -1], [2, 0, 1, 3, -1, 3, 2, 1, 0]], ids=["any order", "twice"])
