@@ -22,6 +22,7 @@ METHODS = [
     {"name": "lora", "rank": 3, "alpha": 0.1, "rslora": True, "targets": ["mlp_in"]},
     {"name": "monarch", "blocks": 4, "dropout": 0.30000000000000004},
     {"name": "most", "lam": 1e-300, "eps": 5e-324, "sides": 1},
+    {"name": "most", "variant": "released", "adabias": "off"},
 ]
 DATA = [
     {"format": "shapes", "augment": ["rotate_y", "jitter"], "domain": "clean"},

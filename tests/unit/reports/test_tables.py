@@ -48,6 +48,7 @@ def shown(print_it: Any, *arguments: Any) -> str:
     [
         ("blocks.blocks.0.attn.qkv.lora_A.weight", "blocks.blocks.0.attn.qkv"),
         ("blocks.blocks.0.attn.qkv.most.blkdiag1", "blocks.blocks.0.attn.qkv"),
+        ("blocks.blocks.0.attn.point_monarch.monarch_linear.bias", "blocks.blocks.0.attn"),
         ("blocks.blocks.0.attn.qkv.weight", "blocks.blocks.0.attn.qkv"),
         ("cls_head_finetune.8.bias", "cls_head_finetune"),
         ("cls_token", "cls_token"),
@@ -90,6 +91,11 @@ def test_structural_zeros_and_merges_that_are_not_exact_are_said() -> None:
     for settings in ({"lam": 0.0, "sides": 2}, {"lam": 0.5, "sides": 0}):
         assert structure_warnings(shapes, settings) == [text]
     assert structure_warnings({"a.lora_A.weight": (2, 8)}, {"name": "lora"}) == []
+    released = structure_warnings(
+        {"a.point_monarch.monarch_linear.blkdiag1": (8, 2, 4)}, {"variant": "released", "lam": 0.5, "sides": 2}
+    )
+    assert released[0] == text
+    assert [warning for warning in released[1:] if "not linear" in warning] == released[1:] != []
 
 
 def test_like_sites_share_a_row() -> None:
