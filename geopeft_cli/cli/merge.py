@@ -179,7 +179,7 @@ def _tell_unmerged(result: Unmerged) -> None:
             f"{result.folder}: the adapter, and a base ({BASE_FILE}) found by subtracting the update, which rounds. "
             "Its digest is not that of the true base, and the adapter's record has the new one."
         )
-    out.print(f"Use it without the recipe's checkpoint: backbone.checkpoint={result.folder / BASE_FILE}")
+    out.print(f"Use it without the recipe's checkpoint: {' '.join(result.arguments)}")
 
 
 def _tell_difference(difference: float, scale: float, clouds: str) -> None:

@@ -39,11 +39,13 @@ class Unmerged:
         folder: adapter directory with ``base.safetensors``.
         base: where the base is from: ``stored`` in the file, the recipe's ``checkpoint``, or ``subtracted``, which
             rounds and so makes a base of another digest.
+        arguments: what makes the other commands use this base.
         deviation: largest difference between the subtracted and the true base, where both are known.
     """
 
     folder: Path
     base: Literal["stored", "checkpoint", "subtracted"]
+    arguments: tuple[str, ...]
     deviation: float | None = None
 
 
@@ -75,6 +77,10 @@ def unmerge(path: Path, output: Path, adapter: Path | None = None, overrides: Se
     recipe = recorded_recipe(manifest, path, overrides)
     merged = read_tensors(path)
     former = replace(manifest, merged=None)
+    arguments = (
+        f"backbone.checkpoint={output / BASE_FILE}",
+        *(["backbone.sha256=null"] if recipe.backbone.sha256 else []),
+    )
     if record.get(REVERSIBLE):
         if adapter is not None:
             raise UsageError(f"{path} is reversible and holds its adapter", "Leave --adapter out.")
@@ -83,7 +89,7 @@ def unmerge(path: Path, output: Path, adapter: Path | None = None, overrides: Se
             raise AdapterError(f"{path} was changed after it was written", "Copy or make it again.")
         base = taken_back(BASE, _base_names(former, recipe, merged), merged, aside)
         _restore(output, former, recipe, base, merged, aside)
-        return Unmerged(output, "stored")
+        return Unmerged(output, "stored", arguments)
     if adapter is None:
         raise UsageError(
             f"{path} is not reversible: it does not hold the adapter that was merged",
@@ -107,7 +113,7 @@ def unmerge(path: Path, output: Path, adapter: Path | None = None, overrides: Se
             origin={**(former.origin or {}), "base": "found by subtraction", "true_base_sha256": former.base_sha256},
         )
     _restore(output, former, recipe, base, stored.tensors, {})
-    return Unmerged(output, source, deviation)
+    return Unmerged(output, source, arguments, deviation)
 
 
 def _backbone_names(manifest: Manifest, recipe: Recipe) -> list[str]:

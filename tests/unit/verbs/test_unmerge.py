@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -121,8 +122,21 @@ def test_a_restored_adapter_is_the_same_directory(train: Train, tmp_path: Path) 
     adapter = train("bitfit")
     merge_trained(adapter, tmp_path / "merged.safetensors", reversible=True)
     unmerge(tmp_path / "merged.safetensors", tmp_path / "restored")
+    found = unmerge(tmp_path / "merged.safetensors", tmp_path / "again")
+    assert found.arguments == (f"backbone.checkpoint={tmp_path / 'again' / BASE_FILE}",)
     for file in adapter.iterdir():
         assert (tmp_path / "restored" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_base_that_is_known_by_its_digest(lora_adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "merged.safetensors"
+    merge_trained(lora_adapter, file, reversible=True)
+    digest = hashlib.sha256(tiny_base.read_bytes()).hexdigest()
+    found = unmerge(file, tmp_path / "restored", overrides=[f"backbone.sha256={digest}"])
+    assert found.arguments[1:] == ("backbone.sha256=null",)
+    assert torch.equal(
+        logits(tmp_path / "restored", f"backbone.sha256={digest}", *found.arguments), logits(lora_adapter)
+    )
 
 
 def test_a_base_with_a_head_is_restored_with_it(lora_adapter: Path, tiny_recipe: Path, tmp_path: Path) -> None:
