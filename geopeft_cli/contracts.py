@@ -247,15 +247,16 @@ def current_level(level: int, reader: str) -> Level:
 
 @dataclass
 class Tokens:
-    """What a trunk returns.
+    """What a trunk returns; of a hierarchical one, the tokens of its last stage.
 
     Attributes:
-        features: (B, T, C), after the final norm.
-        centers: (B, G, 3).
+        features: (B, T, C), after the final norm; (N, C) where scenes are packed.
+        centers: (B, G, 3); (N, 3) where scenes are packed.
         slots: int64 (T,) or (B, T), place in the sequence -> index of its center, -1 for tokens without one.
         layers: raw outputs (B, T, C) of the blocks that were asked for, by index.
         places: where in the sequence the tokens with a center stand, if that is known beforehand and the same in
             every cloud. Without it they are looked for, which a recorded graph cannot do.
+        offsets: of packed scenes, int64 (scenes + 1,): where they begin, and N. All their tokens have a center.
     """
 
     features: Tensor
@@ -263,21 +264,26 @@ class Tokens:
     slots: Tensor
     layers: dict[int, Tensor] = field(default_factory=dict)
     places: slice | None = None
+    offsets: Tensor | None = None
 
     def spatial(self, features: Tensor) -> Tensor:
-        """The rows of (B, T, C) that have a center: (B, n, C), in the order of the sequence.
+        """The rows of (B, T, C) that have a center: (B, n, C), in the order of the sequence; all of packed (N, C).
 
         A center that stands in several places counts once for each.
 
         Raises:
             ShapeError: clouds differ in the number of such rows.
         """
+        if self.offsets is not None:
+            return features
         if self.places is not None:
             return features[:, self.places]
         return torch.take_along_dim(features, self._places().unsqueeze(-1), dim=1)
 
     def spatial_centers(self) -> Tensor:
-        """(B, n, 3), the centers of the rows of :meth:`spatial`."""
+        """(B, n, 3), the centers of the rows of :meth:`spatial`; (N, 3) where scenes are packed."""
+        if self.offsets is not None:
+            return self.centers
         slots = self.slots.expand(len(self.centers), -1)
         return torch.take_along_dim(self.centers, self.spatial(slots.unsqueeze(-1)), dim=1)
 
@@ -312,8 +318,8 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         name: the word for it in recipes.
-        depth: number of blocks.
-        width: channels C of a token.
+        depth: number of blocks, of all stages.
+        width: channels C of a token, in the last stage.
         feature_width: channels of the pooled feature that the head reads.
         head_layout: layout of the official classification head, a key of ``tasks.heads.HEADS``.
         layout: how its official checkpoints name the tensors.
@@ -332,6 +338,11 @@ class Backbone(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.task: Task | None = None
+
+    @property
+    def fusion_blocks(self) -> range:
+        """The blocks whose outputs may be fused before the head: those of the last stage, whose tokens are pooled."""
+        return range(self.depth)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class Classification(Task):
         layout = backbone.head_layout if self.head == "mlp" else "linear"
         backbone.cls_head_finetune = HEADS[layout](backbone.feature_width, len(self.classes))
         if self.fusion["layers"]:
-            backbone.fusion = Fusion(backbone.width, backbone.depth, **self.fusion)
+            layers = fused_layers(backbone.fusion_blocks, self.fusion["layers"])
+            backbone.fusion = Fusion(backbone.width, layers, self.fusion["affine"])
         backbone.task = self
 
     def predict(self, backbone: Backbone, points: Tensor) -> Tensor:
@@ -60,9 +61,10 @@ class Classification(Task):
         if not self.fusion["layers"]:
             logits = head(backbone.pool(backbone.encode(points)))
             return logits
-        tokens = backbone.encode(points, fused_layers(backbone.depth, self.fusion["layers"]))
-        fused = backbone.get_submodule("fusion")(tokens)
-        logits = head(backbone.pool(tokens, fused))
+        fusion = backbone.get_submodule("fusion")
+        assert isinstance(fusion, Fusion)
+        tokens = backbone.encode(points, fusion.layers)
+        logits = head(backbone.pool(tokens, fusion(tokens)))
         return logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -9,16 +11,17 @@ from geopeft_cli.contracts import Tokens
 from geopeft_cli.errors import UsageError
 
 
-def fused_layers(depth: int, layers: int) -> tuple[int, ...]:
-    """Indices of ``layers`` evenly spaced blocks of ``depth``, the last block among them: 12, 3 -> 3, 7, 11.
+def fused_layers(blocks: Sequence[int], layers: int) -> tuple[int, ...]:
+    """Evenly spaced ones of ``blocks``, the last among them: 3 of 0, 1, ..., 11 are 3, 7, 11.
 
     Raises:
         UsageError: more layers than blocks.
     """
+    depth = len(blocks)
     if layers > depth:
-        raise UsageError(f"task.fusion.layers: {layers} is more than the {depth} blocks of the backbone")
+        raise UsageError(f"task.fusion.layers: {layers} is more than the {depth} blocks of the backbone to choose from")
     step = depth // layers if layers else 0
-    return tuple(depth - 1 - (layers - 1 - i) * step for i in range(layers))
+    return tuple(blocks[depth - 1 - (layers - 1 - i) * step] for i in range(layers))
 
 
 class Fusion(nn.Module):
@@ -26,14 +29,13 @@ class Fusion(nn.Module):
 
     Args:
         width: channels C of a token.
-        depth: blocks of the backbone.
-        layers: how many of them are fused.
+        layers: indices of the blocks that are fused.
         affine: whether the norm has a trainable weight and bias (2 C parameters).
     """
 
-    def __init__(self, width: int, depth: int, layers: int, affine: bool) -> None:
+    def __init__(self, width: int, layers: Sequence[int], affine: bool) -> None:
         super().__init__()
-        self.layers = fused_layers(depth, layers)
+        self.layers = tuple(layers)
         self.norm = nn.LayerNorm(width, elementwise_affine=affine)
 
     def forward(self, tokens: Tokens) -> Tensor:

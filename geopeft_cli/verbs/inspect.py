@@ -72,7 +72,7 @@ def inspect_recipe(source: str) -> Inspection:
     """A recipe: the model is built, and two steps on random clouds find parameters that no gradient reaches."""
     from geopeft_cli.recipe.load import load_recipe
     from geopeft_cli.verbs.finetune import prepare
-    from geopeft_cli.verbs.probing import dead_parameters, model_table
+    from geopeft_cli.verbs.probing import dead_parameters, fused_blocks, model_table
 
     recipe = load_recipe(source)
     splits, experiment = prepare(recipe)
@@ -87,6 +87,7 @@ def inspect_recipe(source: str) -> Inspection:
         "backbone": f"{recipe.backbone.name}, {recipe.backbone.checkpoint}",
         "clouds": ", ".join(f"{name} {len(part)}" for name, part in parts.items() if part is not None),
         "classes": len(splits.train.classes),
+        "fusion": fused_blocks(experiment.model),
         "augment": ", ".join(recipe.data.augment) or "none",
         "select": recipe.training.select,
         "published": [published.model_dump() for published in recipe.published],

@@ -10,9 +10,10 @@ from geopeft_cli.assemble import Experiment
 from geopeft_cli.backbones import BACKBONES, backbone_class
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from geopeft_cli.backbones.layouts import Identity
-from geopeft_cli.contracts import official_parameters
+from geopeft_cli.contracts import Backbone, official_parameters
 from geopeft_cli.errors import GeopeftError
 from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
+from geopeft_cli.tasks.fusion import Fusion
 
 
 def model_table(experiment: Experiment) -> ParameterTable:
@@ -22,6 +23,12 @@ def model_table(experiment: Experiment) -> ParameterTable:
     table = parameter_table(shapes, {name for name, parameter in parameters.items() if parameter.requires_grad})
     table.warnings = structure_warnings(shapes, experiment.recipe.method.model_dump())
     return table
+
+
+def fused_blocks(model: Backbone) -> str:
+    """Which blocks, counted from 0, are fused before the head, in words."""
+    layers = [layer for module in model.children() if isinstance(module, Fusion) for layer in module.layers]
+    return f"blocks {', '.join(map(str, layers))}" if layers else "none"
 
 
 def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:

@@ -49,6 +49,21 @@ def test_second_factor_learns_at_once_and_the_first_from_the_next_step(sizes: tu
 
 @BOTH
 @SIDES
+@pytest.mark.parametrize("base_bias", [False, True])
+def test_factors_and_bias_learn_where_nothing_before_them_does(
+    sizes: tuple[int, int], sides: int, base_bias: bool
+) -> None:
+    layer = monarch_layer(sizes, sides=sides, bias=True, base_bias=base_bias)
+    layer.base.requires_grad_(False)
+    x = tokens(sizes[0])
+    for given in (x, x.clone().requires_grad_()):
+        with published(geometry()):
+            gradients = torch.autograd.grad(layer(given).square().sum(), list(layer.most.parameters()))
+        assert all(gradient.abs().max() > 0 for gradient in gradients)
+
+
+@BOTH
+@SIDES
 def test_formula(sizes: tuple[int, int], sides: int) -> None:
     layer, x, where = monarch_layer(sizes, sides=sides, bias=True), tokens(sizes[0]), geometry()
     power = torch.linalg.matrix_power(kernel(where), sides)

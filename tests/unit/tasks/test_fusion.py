@@ -27,12 +27,13 @@ from geopeft_cli.tasks.fusion import Fusion, fused_layers
     ],
 )
 def test_layers_are_evenly_spaced_and_end_with_the_last(depth: int, layers: int, expected: tuple[int, ...]) -> None:
-    assert fused_layers(depth, layers) == expected
+    assert fused_layers(range(depth), layers) == expected
+    assert fused_layers(range(7, 7 + depth), layers) == tuple(7 + index for index in expected)
 
 
 def test_more_layers_than_blocks_are_refused() -> None:
     with pytest.raises(UsageError, match=r"task\.fusion\.layers: 5 is more than the 4 blocks"):
-        fused_layers(4, 5)
+        fused_layers(range(4), 5)
     with pytest.raises(UsageError, match="more than the 2 blocks"):
         Classification(["a", "b"], fusion={"layers": 3, "affine": False}).attach(PointMAE(width=32, depth=2, heads=2))
 
@@ -54,12 +55,12 @@ def test_formula(bypass: int) -> None:
         total += weight * (spatial.max(dim=1).values + spatial.mean(dim=1))
     centered = total - total.mean(dim=1, keepdim=True)
     expected = centered / torch.sqrt(centered.square().mean(dim=1, keepdim=True) + 1e-5)
-    fused = Fusion(8, 12, 3, affine=False)(tokens(layers, bypass))
+    fused = Fusion(8, (3, 7, 11), affine=False)(tokens(layers, bypass))
     torch.testing.assert_close(fused.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_tokens_without_a_center_are_not_pooled() -> None:
-    fusion = Fusion(8, 4, 2, affine=False)
+    fusion = Fusion(8, (1, 3), affine=False)
     layers = {index: torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(index)) for index in (1, 3)}
     expected = fusion(tokens(layers, 1))
     for layer in layers.values():

@@ -56,6 +56,13 @@ def test_warnings_of_a_recipe(tiny_recipe: Path, most_run: Path) -> None:
     assert [warning.partition(":")[0] for warning in warnings] == ["lam is not 0"]
 
 
+def test_fused_blocks_of_a_recipe(tiny_recipe: Path, tmp_path: Path) -> None:
+    assert inspect_path(str(tiny_recipe)).facts["fusion"] == "none"
+    recipe = tmp_path / "fused.yaml"
+    recipe.write_text(f"{tiny_recipe.read_text()}task: {{fusion: {{layers: 2}}}}\n")
+    assert inspect_path(str(recipe)).facts["fusion"] == "blocks 0, 1"
+
+
 def test_warnings_of_structural_zeros(tiny_recipe: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "zeros.yaml"
     recipe.write_text(tiny_recipe.read_text().replace("{name: most, blocks: 4}", "{name: monarch, blocks: 24}"))
