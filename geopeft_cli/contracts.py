@@ -305,12 +305,14 @@ class CheckpointLayout:
         ignored: beginnings of names in a pre-training file that the backbone does not use.
         fresh: parameters of the backbone that a pre-training file does not hold.
         head: beginning of the names of the classification head in a fine-tuned file.
+        sizes: arguments of the backbone's constructor that are read off a tensor: its name and the axis.
     """
 
     prefix: str
     ignored: tuple[str, ...]
     fresh: tuple[str, ...] = ()
     head: str = "cls_head_finetune."
+    sizes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
 class Backbone(nn.Module, ABC):

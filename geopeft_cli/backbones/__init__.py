@@ -5,6 +5,8 @@ from __future__ import annotations
 from geopeft_cli.contracts import Backbone, registered
 
 BACKBONES = {
+    "act": "geopeft_cli.backbones.act:ACT",
+    "point_bert": "geopeft_cli.backbones.point_bert:PointBERT",
     "point_mae": "geopeft_cli.backbones.point_mae:PointMAE",
 }
 

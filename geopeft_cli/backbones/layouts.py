@@ -16,6 +16,31 @@ POINT_MAE = CheckpointLayout(
     fresh=("cls_token", "cls_pos"),
 )
 
+POINT_BERT = CheckpointLayout(
+    prefix="transformer_q.",
+    ignored=(
+        "transformer_k.",
+        "dvae.",
+        "queue",
+        "transformer_q.cls_head.",
+        "transformer_q.lm_head.",
+        "transformer_q.mask_token",
+    ),
+    sizes={"encoder_width": ("reduce_dim.weight", 1)},
+)
+ACT = CheckpointLayout(
+    prefix="ACT_encoder.",
+    ignored=(
+        "ACT_decoder.",
+        "decoder_pos_embed.",
+        "dvae_tokenizer.",
+        "proj_head.",
+        "mask_token",
+        "ACT_encoder.lm_head.",
+        "ACT_encoder.cls_head.",
+    ),
+)
+
 # The first rule whose every pattern is found in some tensor name says what the file is.
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("recon", (r"blocks\.blocks\.0\.attn_contrast\.",)),
@@ -34,6 +59,9 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (r"^(MAE_encoder\.)?blocks\.blocks\.0\.attn\.qkv\.weight$", r"^(MAE_encoder\.)?encoder\.first_conv\."),
     ),
 )
+
+# Networks that differ in their pre-training alone: nothing in a fine-tuned file tells the first from the second.
+_ALIKE = {"act": "point_mae"}
 
 _TITLES = {
     "recon": "ReCon",
@@ -77,12 +105,17 @@ def strip_wrappers(name: str) -> str:
     return name.removeprefix("base_model.")
 
 
-def identify(tensors: Mapping[str, Tensor]) -> Identity:
-    """Say which network a set of tensors (names after :func:`strip_wrappers`) belongs to."""
+def identify(tensors: Mapping[str, Tensor], expected: str = "") -> Identity:
+    """Say which network a set of tensors (names after :func:`strip_wrappers`) belongs to.
+
+    A fine-tuned file that may be of two networks is of the one that is ``expected``.
+    """
     kinds = (kind for kind, patterns in _KINDS if all(any(re.search(p, n) for n in tensors) for p in patterns))
     backbone = next(kinds, None)
     if backbone is None:
         return Identity(None, "an unknown network", "unknown")
+    if backbone == _ALIKE.get(expected) and not any(name.startswith("MAE_encoder.") for name in tensors):
+        backbone = expected
     blocks = [re.search(r"(?:^|\.)blocks\.blocks\.(\d+)\.", name) for name in tensors if "decoder" not in name.lower()]
     depth = max((int(match[1]) + 1 for match in blocks if match), default=None)
     norm = next((tensor for name, tensor in tensors.items() if name.endswith("blocks.blocks.0.norm1.weight")), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -75,12 +77,15 @@ class Trunk(nn.Module):
 
     Args:
         drop_path: rate of the last block; it grows linearly from 0 at the first.
+        block: class of a block, made of width, heads and rate.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, drop_path: float) -> None:
+    def __init__(
+        self, width: int, depth: int, heads: int, drop_path: float, block: Callable[..., nn.Module] = Block
+    ) -> None:
         super().__init__()
         rates = torch.linspace(0, drop_path, depth).tolist()
-        self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in rates)
+        self.blocks = nn.ModuleList(block(width, heads, rate) for rate in rates)
 
     def forward(self, x: Tensor, position: Tensor, layers: tuple[int, ...] = ()) -> tuple[Tensor, dict[int, Tensor]]:
         """(B, T, C) and its position of the same shape -> the last output, and the outputs of ``layers``."""
@@ -92,22 +97,24 @@ class Trunk(nn.Module):
         return x, kept
 
 
-_LAYERS: tuple[tuple[str, str, Role], ...] = (
-    ("attn", "qkv", "attention_in"),
-    ("attn", "proj", "attention_out"),
-    ("mlp", "fc1", "mlp_in"),
-    ("mlp", "fc2", "mlp_out"),
+Places = tuple[tuple[str, Role, bool], ...]
+
+# Path in a block, role, and whether the tokens that flow through have centers.
+BLOCK_PLACES: Places = (
+    ("attn", "attention", True),
+    ("attn.qkv", "attention_in", True),
+    ("attn.proj", "attention_out", True),
+    ("mlp.fc1", "mlp_in", True),
+    ("mlp.fc2", "mlp_out", True),
 )
 
 
-def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0) -> list[Site]:
-    """The attention of every block and its four dense layers, in the order of the forward pass."""
+def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0, places: Places = BLOCK_PLACES) -> list[Site]:
+    """The attention of every block and its dense layers, in the order of the forward pass."""
     sites = []
     for index, block in enumerate(blocks):
-        name = f"{prefix}.{index}"
-        sites.append(Site(f"{name}.attn", "attention", index, level, block, "attn"))
-        sites += [
-            Site(f"{name}.{part}.{layer}", role, index, level, getattr(block, part), layer)
-            for part, layer, role in _LAYERS
-        ]
+        for path, role, has_centers in places:
+            owner, _, attribute = path.rpartition(".")
+            part = block.get_submodule(owner)
+            sites.append(Site(f"{prefix}.{index}.{path}", role, index, level if has_centers else None, part, attribute))
     return sites

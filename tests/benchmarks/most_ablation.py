@@ -64,12 +64,12 @@ def remember_patches() -> Callable[[], None]:
     """Compute grouping and frozen patch encoder once for each batch of points; the result forgets all of them."""
     import hashlib
 
-    from geopeft_cli.backbones import point_mae
+    from geopeft_cli.backbones import patch_transformer
     from geopeft_cli.backbones.patch_encoder import PatchEncoder
 
     groups: dict[bytes, Any] = {}
     patches: dict[int, Any] = {}
-    group, encode = point_mae.group, PatchEncoder.forward
+    group, encode = patch_transformer.group, PatchEncoder.forward
 
     def remembered_group(points: Any, *sizes: Any) -> Any:
         key = hashlib.sha1(points.numpy().tobytes()).digest()
@@ -82,7 +82,7 @@ def remember_patches() -> Callable[[], None]:
             patches[id(neighborhoods)] = encode(self, neighborhoods)
         return patches[id(neighborhoods)]
 
-    point_mae.group = remembered_group  # type: ignore[assignment]
+    patch_transformer.group = remembered_group  # type: ignore[assignment]
     PatchEncoder.forward = remembered_encode  # type: ignore[method-assign]
 
     def forget() -> None:

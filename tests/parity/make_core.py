@@ -37,6 +37,7 @@ class Core:
 CLASSIFIER = ("logits", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean")
 
 CORES = {
+    "act_scan": Core(CLASSIFIER),
     "k_rectify": Core(
         ("*.y.mean", "*.y.rms", "*.y_rf0.tokens", "*.y_alone.tokens", "dist", "idx", "point_monarch.r*"),
         ("c384_t0", "c384_t2"),
@@ -58,6 +59,8 @@ CORES = {
         )
     ),
     "peft_interop": Core(),
+    "pointbert_modelnet": Core((*CLASSIFIER, "knn_idx*")),
+    "pointbert_scan": Core(CLASSIFIER),
     "pointmae_modelnet": Core((*CLASSIFIER, "knn_idx.*")),
     "pointmae_scan": Core(CLASSIFIER),
 }

@@ -23,13 +23,16 @@ class Output(NamedTuple):
 Runner = Callable[[GoldenSet], Iterator[Output]]
 
 RUNNERS = {
+    "act_scan": "parity.subjects.classifiers:act",
     "k_rectify": "parity.subjects.k_rectify:run",
     "monarch_linear": "parity.subjects.monarch:run",
     "most_paper": "parity.subjects.most:run",
     "ops_fps_knn": "parity.subjects.grouping:run",
     "peft_interop": "parity.subjects.peft_adapter:run",
-    "pointmae_modelnet": "parity.subjects.point_mae:run",
-    "pointmae_scan": "parity.subjects.point_mae:run",
+    "pointbert_modelnet": "parity.subjects.classifiers:point_bert",
+    "pointbert_scan": "parity.subjects.classifiers:point_bert",
+    "pointmae_modelnet": "parity.subjects.classifiers:point_mae",
+    "pointmae_scan": "parity.subjects.classifiers:point_mae",
 }
 
 

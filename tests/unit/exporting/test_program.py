@@ -44,7 +44,7 @@ def test_most_with_fusion_merged_keeping_k(build: Build, clouds: Tensor, manifes
         torch.testing.assert_close(program(tied), adapted(tied), rtol=0, atol=1e-5)
         torch.testing.assert_close(program(clouds)[2:3], program(clouds[2:3]), rtol=0, atol=1e-5)
     with zipfile.ZipFile(path) as archive:
-        assert not any(b"point_mae.py" in archive.read(name) for name in archive.namelist())
+        assert not any(b"patch_transformer.py" in archive.read(name) for name in archive.namelist())
 
 
 @pytest.mark.slow

@@ -1,0 +1,121 @@
+"""A plain ViT over the patches of a cloud: what Point-MAE, Point-BERT, ACT and ReCon have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from geopeft_cli.backbones.patch_encoder import PatchEncoder
+from geopeft_cli.backbones.transformer import BLOCK_PLACES, Block, Places, Trunk, block_sites
+from geopeft_cli.contracts import Backbone, Geometry, Level, Site, Tokens, published
+from geopeft_cli.geometry.grouping import group
+
+
+class PatchTransformer(Backbone):
+    """The sequence [leading tokens, G patches in the order in which their centers were sampled] through a trunk.
+
+    Args:
+        width: channels C of a token.
+        depth: number of blocks.
+        heads: attention heads of a block.
+        groups: number G of patches, as published 64 for 1024 points, 128 for 2048, 512 for 8192.
+        group_size: points k in a patch.
+        drop_path: stochastic depth of the last block.
+        near_origin: whether farthest point sampling may choose points within 0.0316 of the origin.
+
+    Attributes:
+        leading: what stands before the patches: NAME for the parameters ``NAME_token`` and ``NAME_pos``.
+        block: class of a block.
+        places: attention and dense layers of a block.
+    """
+
+    head_layout: ClassVar[str] = "mlp3"
+    token_names: ClassVar[tuple[str, ...]] = ("cls_token", "cls_pos")
+    leading: ClassVar[tuple[str, ...]] = ("cls",)
+    block: ClassVar[type[nn.Module]] = Block
+    places: ClassVar[Places] = BLOCK_PLACES
+
+    def __init__(
+        self,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        groups: int = 64,
+        group_size: int = 32,
+        drop_path: float = 0.1,
+        near_origin: Literal["skip", "keep"] = "skip",
+    ) -> None:
+        super().__init__()
+        self.width, self.depth, self.heads = width, depth, heads
+        self.groups, self.group_size = groups, group_size
+        self.drop_path, self.near_origin = drop_path, near_origin
+        self.feature_width = (len(self.leading) + 1) * width
+
+        self.encoder = PatchEncoder(width)
+        names = [f"{name}_{kind}" for name in self.leading for kind in ("token", "pos")]
+        for name in names:
+            self.register_parameter(name, nn.Parameter(torch.zeros(1, 1, width)))
+        self.pos_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
+        self.blocks = Trunk(width, depth, heads, drop_path, self.block)
+        self.norm = nn.LayerNorm(width)
+        for name in names:
+            nn.init.trunc_normal_(self.get_parameter(name), std=0.02, a=-2.0, b=2.0)
+
+    def settings(self) -> dict[str, Any]:
+        names = ("width", "depth", "heads", "groups", "group_size", "drop_path", "near_origin")
+        return {name: getattr(self, name) for name in names}
+
+    def sites(self) -> list[Site]:
+        first, second = self.encoder.first_conv, self.encoder.second_conv
+        return [
+            Site("encoder.first_conv.0", "patch_embedding", -1, None, first, "0"),
+            Site("encoder.first_conv.3", "patch_embedding", -1, None, first, "3"),
+            Site("encoder.second_conv.0", "patch_embedding", -1, None, second, "0"),
+            Site("encoder.second_conv.3", "patch_embedding", -1, None, second, "3"),
+            *self.sites_behind_encoder(),
+            Site("pos_embed.0", "position", -1, None, self.pos_embed, "0"),
+            Site("pos_embed.2", "position", -1, None, self.pos_embed, "2"),
+            *block_sites(self.blocks.blocks, "blocks.blocks", places=self.places),
+        ]
+
+    def sites_behind_encoder(self) -> list[Site]:
+        """Layers between patch encoder and trunk."""
+        return []
+
+    def patches(self, neighborhoods: Tensor) -> Tensor:
+        """Points of every patch about its center (B, G, k, 3) -> what the trunk gets of it (B, G, C)."""
+        tokens: Tensor = self.encoder(neighborhoods)
+        return tokens
+
+    def geometry(self, centers: Tensor, slots: Tensor) -> Geometry:
+        """What the layers of the blocks see of the centers (B, G, 3) and slots (T,) of the whole sequence."""
+        return Geometry([Level(centers, slots)])
+
+    def encode(self, points: Tensor, layers: Sequence[int] = ()) -> Tokens:
+        """Tokens of the sequence [leading tokens, G patches].
+
+        Args:
+            points: (B, N, 3).
+            layers: blocks whose raw outputs are wanted, 0-based.
+        """
+        neighborhoods, centers = group(points, self.groups, self.group_size, self.near_origin)[:2]
+        x = torch.cat([*self._leading("token", len(points)), self.patches(neighborhoods)], dim=1)
+        position = torch.cat([*self._leading("pos", len(points)), self.pos_embed(centers)], dim=1)
+        before = len(self.leading)
+        slots = torch.arange(-before, self.groups, device=points.device).clamp(min=-1)
+        with published(self.geometry(centers, slots)):
+            x, kept = self.blocks(x, position, tuple(layers))
+        return Tokens(self.norm(x), centers, slots, kept, places=slice(before, None))
+
+    def _leading(self, kind: str, batch: int) -> list[Tensor]:
+        return [self.get_parameter(f"{name}_{kind}").expand(batch, -1, -1) for name in self.leading]
+
+    def pool(self, tokens: Tokens, fused: Tensor | None = None) -> Tensor:
+        """[leading tokens, maximum over the patches (+ fused)], (B, feature_width)."""
+        maximum = tokens.spatial(tokens.features).amax(dim=1)
+        if fused is not None:
+            maximum = maximum + fused
+        return torch.cat([tokens.features[:, : len(self.leading)].flatten(1), maximum], dim=1)
