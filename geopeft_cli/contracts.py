@@ -21,8 +21,22 @@ from torch import Tensor, nn
 
 from geopeft_cli.errors import GeometryError, ShapeError, UsageError
 
-Role = Literal["attention", "attention_in", "attention_out", "mlp_in", "mlp_out", "position", "patch_embedding"]
+Role = Literal[
+    "attention",
+    "attention_in",
+    "attention_out",
+    "mlp_in",
+    "mlp_out",
+    "query_attention_in",
+    "query_attention_out",
+    "query_mlp_in",
+    "query_mlp_out",
+    "position",
+    "patch_embedding",
+]
 BLOCK_ROLES: tuple[Role, ...] = ("attention_in", "attention_out", "mlp_in", "mlp_out")
+# In a second stream of tokens, which have no centers and read those that do.
+QUERY_ROLES: tuple[Role, ...] = ("query_attention_in", "query_attention_out", "query_mlp_in", "query_mlp_out")
 
 T = TypeVar("T")
 
@@ -36,7 +50,7 @@ class Site:
         role: what the module does, the same word on every backbone; all but ``attention`` are dense layers.
         block: index of the transformer block that holds it, -1 outside the blocks.
         level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
-            sequence of tokens (patch encoder, position encoding).
+            sequence of tokens (patch encoder, position encoding) or tokens without centers alone (queries).
         owner: the module that holds the layer.
         attribute: the name under which ``owner`` holds it.
     """
@@ -481,7 +495,7 @@ def select_sites(backbone: Backbone, targets: Sequence[str]) -> list[Site]:
 
 def _matches(site: Site, target: str) -> bool:
     if target == "all":
-        return site.role in BLOCK_ROLES
+        return site.role in (*BLOCK_ROLES, *QUERY_ROLES)
     return site.role == target or site.name == target or site.name.endswith("." + target)
 
 

@@ -8,6 +8,7 @@ BACKBONES = {
     "act": "geopeft_cli.backbones.act:ACT",
     "point_bert": "geopeft_cli.backbones.point_bert:PointBERT",
     "point_mae": "geopeft_cli.backbones.point_mae:PointMAE",
+    "recon": "geopeft_cli.backbones.recon:ReCon",
 }
 
 

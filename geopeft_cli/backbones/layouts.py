@@ -16,6 +16,10 @@ POINT_MAE = CheckpointLayout(
     fresh=("cls_token", "cls_pos"),
 )
 
+RECON = CheckpointLayout(
+    prefix=POINT_MAE.prefix,
+    ignored=(*POINT_MAE.ignored, "img_encoder.", "text_encoder.", "img_proj.", "text_proj.", "cls_proj."),
+)
 POINT_BERT = CheckpointLayout(
     prefix="transformer_q.",
     ignored=(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from geopeft_cli.contracts import Backbone, Method, select_sites
+from geopeft_cli.contracts import QUERY_ROLES, Backbone, Method, Site, select_sites
 from geopeft_cli.errors import UsageError
 from geopeft_cli.methods.blocks import DENSE
 from geopeft_cli.methods.dense import dense_layer, sizes
@@ -95,14 +95,21 @@ class MoST(Method):
             wrap_attentions(backbone, self.blocks, neighbors, eps, self.adabias, self.init)
             return
         for site in select_sites(backbone, self.targets):
-            if site.level is None and self.lam != 0 and self.rectify.sides != 0:
-                raise UsageError(
-                    f"method.targets: {site.name} reads no tokens with centers, which K-Rectify needs",
-                    "Leave it out, or use method.sides=0.",
-                )
             layer = dense_layer(site)
             factors = MonarchFactors(*sizes(layer), self.blocks, self.bias, self.factor)
-            site.replace(MonarchUpdate(layer, factors, self.rectify, site.level or 0, site.name, self.dropout))
+            rectify = self._rectify_at(site)
+            site.replace(MonarchUpdate(layer, factors, rectify, site.level or 0, site.name, self.dropout))
+
+    def _rectify_at(self, site: Site) -> Rectify:
+        """K^p of a layer, which is K^0 on tokens that never have a center."""
+        if site.role in QUERY_ROLES and site.level is None:
+            return Rectify(self.rectify.neighbors, self.eps, self.lam, sides=0)
+        if site.level is None and self.lam != 0 and self.rectify.sides != 0:
+            raise UsageError(
+                f"method.targets: {site.name} reads no tokens with centers, which K-Rectify needs",
+                "Leave it out, or use method.sides=0.",
+            )
+        return self.rectify
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         self.rectify.lam = self.lam_in(epoch, epochs)

@@ -170,7 +170,7 @@ class BackboneSection(Section):
     ``near_origin: keep`` lets farthest point sampling choose points within 0.0316 of the origin.
     """
 
-    name: Literal["point_mae", "point_bert", "act"] = "point_mae"
+    name: Literal["point_mae", "point_bert", "act", "recon"] = "point_mae"
     checkpoint: Text
     sha256: Sha256 | None = None
     groups: PositiveCount = 64

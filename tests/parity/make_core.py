@@ -63,6 +63,8 @@ CORES = {
     "pointbert_scan": Core(CLASSIFIER),
     "pointmae_modelnet": Core((*CLASSIFIER, "knn_idx.*")),
     "pointmae_scan": Core(CLASSIFIER),
+    "recon_modelnet": Core((*CLASSIFIER, "knn_idx*")),
+    "recon_scan": Core(CLASSIFIER),
 }
 
 

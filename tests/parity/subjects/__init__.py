@@ -33,6 +33,8 @@ RUNNERS = {
     "pointbert_scan": "parity.subjects.classifiers:point_bert",
     "pointmae_modelnet": "parity.subjects.classifiers:point_mae",
     "pointmae_scan": "parity.subjects.classifiers:point_mae",
+    "recon_modelnet": "parity.subjects.classifiers:recon",
+    "recon_scan": "parity.subjects.classifiers:recon",
 }
 
 

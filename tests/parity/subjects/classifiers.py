@@ -16,6 +16,7 @@ from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_ch
 from geopeft_cli.backbones.patch_transformer import PatchTransformer
 from geopeft_cli.backbones.point_bert import PointBERT
 from geopeft_cli.backbones.point_mae import PointMAE
+from geopeft_cli.backbones.recon import ReCon
 from geopeft_cli.contracts import official_state
 from geopeft_cli.geometry.grouping import group
 from geopeft_cli.tasks.classification import Classification
@@ -120,3 +121,4 @@ def _outputs(model: PatchTransformer, points: Tensor) -> dict[str, Tensor]:
 act = partial(run, ACT)
 point_bert = partial(run, PointBERT)
 point_mae = partial(run, PointMAE)
+recon = partial(run, ReCon)
