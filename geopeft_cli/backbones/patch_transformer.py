@@ -25,9 +25,11 @@ class PatchTransformer(Backbone):
         group_size: points k in a patch.
         drop_path: stochastic depth of the last block.
         near_origin: whether farthest point sampling may choose points within 0.0316 of the origin.
+        encoder_width: channels of a patch that ``reduce_dim`` takes to ``width``, by default ``patch_width``.
 
     Attributes:
         leading: what stands before the patches: NAME for the parameters ``NAME_token`` and ``NAME_pos``.
+        patch_width: channels of a patch as published, ``None`` for those of a token and no ``reduce_dim``.
         block: class of a block.
         places: attention and dense layers of a block.
     """
@@ -35,6 +37,7 @@ class PatchTransformer(Backbone):
     head_layout: ClassVar[str] = "mlp3"
     token_names: ClassVar[tuple[str, ...]] = ("cls_token", "cls_pos")
     leading: ClassVar[tuple[str, ...]] = ("cls",)
+    patch_width: ClassVar[int | None] = None
     block: ClassVar[type[nn.Module]] = Block
     places: ClassVar[Places] = BLOCK_PLACES
 
@@ -47,14 +50,18 @@ class PatchTransformer(Backbone):
         group_size: int = 32,
         drop_path: float = 0.1,
         near_origin: Literal["skip", "keep"] = "skip",
+        encoder_width: int | None = None,
     ) -> None:
         super().__init__()
         self.width, self.depth, self.heads = width, depth, heads
         self.groups, self.group_size = groups, group_size
         self.drop_path, self.near_origin = drop_path, near_origin
+        self.encoder_width = encoder_width or self.patch_width
         self.feature_width = (len(self.leading) + 1) * width
 
-        self.encoder = PatchEncoder(width)
+        self.encoder = PatchEncoder(self.encoder_width or width)
+        if self.encoder_width:
+            self.reduce_dim = nn.Linear(self.encoder_width, width)
         names = [f"{name}_{kind}" for name in self.leading for kind in ("token", "pos")]
         for name in names:
             self.register_parameter(name, nn.Parameter(torch.zeros(1, 1, width)))
@@ -65,7 +72,9 @@ class PatchTransformer(Backbone):
             nn.init.trunc_normal_(self.get_parameter(name), std=0.02, a=-2.0, b=2.0)
 
     def settings(self) -> dict[str, Any]:
-        names = ("width", "depth", "heads", "groups", "group_size", "drop_path", "near_origin")
+        names = ["width", "depth", "heads", "groups", "group_size", "drop_path", "near_origin"]
+        if self.encoder_width:
+            names.append("encoder_width")
         return {name: getattr(self, name) for name in names}
 
     def sites(self) -> list[Site]:
@@ -75,20 +84,16 @@ class PatchTransformer(Backbone):
             Site("encoder.first_conv.3", "patch_embedding", -1, None, first, "3"),
             Site("encoder.second_conv.0", "patch_embedding", -1, None, second, "0"),
             Site("encoder.second_conv.3", "patch_embedding", -1, None, second, "3"),
-            *self.sites_behind_encoder(),
+            *([Site("reduce_dim", "patch_embedding", -1, None, self, "reduce_dim")] if self.encoder_width else []),
             Site("pos_embed.0", "position", -1, None, self.pos_embed, "0"),
             Site("pos_embed.2", "position", -1, None, self.pos_embed, "2"),
             *block_sites(self.blocks.blocks, "blocks.blocks", places=self.places),
         ]
 
-    def sites_behind_encoder(self) -> list[Site]:
-        """Layers between patch encoder and trunk."""
-        return []
-
     def patches(self, neighborhoods: Tensor) -> Tensor:
         """Points of every patch about its center (B, G, k, 3) -> what the trunk gets of it (B, G, C)."""
         tokens: Tensor = self.encoder(neighborhoods)
-        return tokens
+        return self.reduce_dim(tokens) if self.encoder_width else tokens
 
     def geometry(self, centers: Tensor, slots: Tensor) -> Geometry:
         """What the layers of the blocks see of the centers (B, G, 3) and slots (T,) of the whole sequence."""

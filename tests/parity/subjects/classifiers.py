@@ -51,7 +51,7 @@ def run(kind: type[PatchTransformer], golden: GoldenSet) -> Iterator[Output]:
 
 def _model(kind: type[PatchTransformer], config: dict[str, Any]) -> PatchTransformer:
     sizes = {name: next(config[word] for word in words if word in config) for name, words in SIZES.items()}
-    if "encoder_width" in kind.layout.sizes:
+    if kind.patch_width:
         return kind(**sizes, encoder_width=config["encoder_dims"])
     assert config.get("encoder_dims", sizes["width"]) == sizes["width"], "patches have as many channels as tokens"
     return kind(**sizes)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from geopeft_cli.backbones.point_mae import PointMAE
 from geopeft_cli.tasks import TASKS, task_class
 from geopeft_cli.tasks.classification import Classification
-from geopeft_cli.tasks.heads import HEADS, linear, mlp3
+from geopeft_cli.tasks.heads import HEADS, linear, mlp2, mlp3
 
 NAMES = ("chair", "lamp", "table")
 
@@ -31,6 +31,13 @@ def test_size_of_the_official_head(features: int, classes: int, expected: int) -
 @pytest.mark.parametrize(("features", "classes", "expected"), [(768, 15, 11_535), (768, 40, 30_760)])
 def test_size_of_the_linear_head(features: int, classes: int, expected: int) -> None:
     assert parameters(linear(features, classes)) == features * classes + classes == expected
+
+
+@pytest.mark.parametrize(("features", "classes", "expected"), [(768, 15, 200_719), (768, 40, 207_144)])
+def test_size_of_the_head_of_two_layers(features: int, classes: int, expected: int) -> None:
+    head = mlp2(features, classes)
+    assert parameters(head) == 256 * features + 256 + 257 * classes == expected
+    assert [name for name, _ in head.named_parameters()] == ["0.weight", "0.bias", "3.weight", "3.bias"]
 
 
 def test_official_head_is_the_formula_under_the_official_indices() -> None:
