@@ -113,6 +113,12 @@ def structure_warnings(shapes: Mapping[str, tuple[int, ...]], method: Mapping[st
         )
     if method.get("variant") == "released":
         found.append("the released form of MoST is not linear: it cannot be merged into the weights")
-    elif factors and method.get("lam", 0.0) and method.get("sides", 0):
+    elif any(".most." in name for name in shapes) and _final_lam(method) and method.get("sides", 0):
         found.append("lam is not 0: no exact fold into the weights alone exists; merge keeps the geometric remainder")
     return found
+
+
+def _final_lam(method: Mapping[str, Any]) -> float:
+    """lam at the end of training."""
+    schedule = method.get("lam_schedule")
+    return float(schedule["to"] if schedule else method.get("lam", 0.0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from geopeft_cli.recipe.methods import LINEAR_ONLY, RELEASED_ONLY
 from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
 
 
@@ -72,7 +73,7 @@ def inspect_recipe(source: str) -> Inspection:
     """A recipe: the model is built, and two steps on random clouds find parameters that no gradient reaches."""
     from geopeft_cli.recipe.load import load_recipe
     from geopeft_cli.verbs.finetune import prepare
-    from geopeft_cli.verbs.probing import dead_parameters, fused_blocks, model_table
+    from geopeft_cli.verbs.probing import dead_parameters, fused_blocks, model_table, monarch_structure
 
     recipe = load_recipe(source)
     splits, experiment = prepare(recipe)
@@ -84,6 +85,7 @@ def inspect_recipe(source: str) -> Inspection:
     facts = {
         "name": recipe.name,
         "method": _described(recipe.method.model_dump()),
+        "monarch": monarch_structure(experiment.model),
         "backbone": f"{recipe.backbone.name}, {recipe.backbone.checkpoint}",
         "clouds": ", ".join(f"{name} {len(part)}" for name, part in parts.items() if part is not None),
         "classes": len(splits.train.classes),
@@ -141,8 +143,20 @@ def _facts(manifest: Any) -> dict[str, Any]:
 
 
 def _described(method: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{key} {value}" for key, value in method.items() if key != "name")
-    return f"{method['name']} ({settings})" if settings else str(method["name"])
+    unused = {"linear": RELEASED_ONLY, "released": LINEAR_ONLY}.get(method.get("variant", ""), ())
+    settings = [
+        f"{key} {_in_short(value)}"
+        for key, value in method.items()
+        if key != "name" and value is not None and key not in unused
+    ]
+    return f"{method['name']} ({', '.join(settings)})" if settings else str(method["name"])
+
+
+def _in_short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        parts = {key: _in_short(part) for key, part in value.items() if part is not None}
+        return " ".join(parts.values() if "type" in parts else (f"{key} {part}" for key, part in parts.items()))
+    return " + ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _tokens_trained(manifest: Any) -> bool:

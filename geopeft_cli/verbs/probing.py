@@ -12,6 +12,7 @@ from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_ch
 from geopeft_cli.backbones.layouts import Identity
 from geopeft_cli.contracts import Backbone, official_parameters
 from geopeft_cli.errors import GeopeftError
+from geopeft_cli.methods.monarch import MonarchFactors
 from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
 from geopeft_cli.tasks.fusion import Fusion
 
@@ -23,6 +24,19 @@ def model_table(experiment: Experiment) -> ParameterTable:
     table = parameter_table(shapes, {name for name, parameter in parameters.items() if parameter.requires_grad})
     table.warnings = structure_warnings(shapes, experiment.recipe.method.model_dump())
     return table
+
+
+def monarch_structure(model: Backbone) -> list[str]:
+    """A line for each shape of Monarch factors: layer sizes, blocks, padding, share of entries that may be nonzero."""
+    lines = []
+    for factors in model.modules():
+        if isinstance(factors, MonarchFactors):
+            padding = f", padded by {' and '.join(map(str, factors.padding))}" if any(factors.padding) else ""
+            lines.append(
+                f"{factors.inputs} -> {factors.outputs}: {factors.blocks} blocks, p {factors.p}, q {factors.q}, "
+                f"s {factors.s}{padding}, {100 * factors.nonzero_fraction:.3g} % not zero by structure"
+            )
+    return list(dict.fromkeys(lines))
 
 
 def fused_blocks(model: Backbone) -> str:

@@ -91,6 +91,10 @@ def test_structural_zeros_and_merges_that_are_not_exact_are_said() -> None:
     for settings in ({"lam": 0.0, "sides": 2}, {"lam": 0.5, "sides": 0}):
         assert structure_warnings(shapes, settings) == [text]
     assert structure_warnings({"a.lora_A.weight": (2, 8)}, {"name": "lora"}) == []
+    low_rank, most = {"a.most.blkdiag1.u": (8, 2, 1)}, {"lam": 0.5, "sides": 2}
+    assert len(structure_warnings(low_rank, most)) == 1
+    assert structure_warnings(low_rank, most | {"lam_schedule": {"to": 0.0}}) == []
+    assert len(structure_warnings(low_rank, most | {"lam_schedule": {"to": 0.1}})) == 1
     released = structure_warnings(
         {"a.point_monarch.monarch_linear.blkdiag1": (8, 2, 4)}, {"variant": "released", "lam": 0.5, "sides": 2}
     )

@@ -56,6 +56,12 @@ def test_warnings_of_a_recipe(tiny_recipe: Path, most_run: Path) -> None:
     assert [warning.partition(":")[0] for warning in warnings] == ["lam is not 0"]
 
 
+def test_a_relative_eps_is_called_so(tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "relative.yaml"
+    recipe.write_text(tiny_recipe.read_text().replace("blocks: 4", "blocks: 4, eps: {relative: 0.5}"))
+    assert "eps relative 0.5," in inspect_path(str(recipe)).facts["method"]
+
+
 def test_fused_blocks_of_a_recipe(tiny_recipe: Path, tmp_path: Path) -> None:
     assert inspect_path(str(tiny_recipe)).facts["fusion"] == "none"
     recipe = tmp_path / "fused.yaml"
@@ -158,3 +164,17 @@ def test_a_truncated_adapter(most_run: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(AdapterError, match="is truncated"):
         inspect_path(str(folder))
+
+
+def test_structure_of_the_monarch_factors(tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "padded.yaml"
+    method = "{name: most, blocks: 7, targets: [attention_in], factor: {type: low_rank, rank: 2}, lam_schedule: {}}"
+    recipe.write_text(tiny_recipe.read_text().replace("{name: most, blocks: 4}", method))
+    found = inspect_path(str(recipe))
+    assert found.facts["monarch"] == [
+        "24 -> 72: 7 blocks, p 4, q 4, s 11, padded by 4 and 5, 57.1 % not zero by structure"
+    ]
+    assert "factor low_rank 2" in found.facts["method"]
+    assert "targets attention_in," in found.facts["method"]
+    assert "adabias" not in found.facts["method"]  # it is for the other variant
+    assert found.table.warnings == []
