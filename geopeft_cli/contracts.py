@@ -1,9 +1,8 @@
 """The nouns that every room shares: sites, tokens, geometry, backbones, methods, tasks.
 
-A backbone lists its *sites*; a *method* wraps the modules at some of them; a *task* gives the backbone its
-head. None of the three knows the others by name. The backbone stays the root module throughout, so that
-state-dict names are the official ones apart from the ``base`` that every wrapper inserts, which
-:func:`official_name` removes.
+A backbone lists its *sites*; a *method* wraps the modules at some of them; a *task* gives the backbone its head. None
+of the three knows the others by name. The backbone stays the root module throughout, so that state-dict names are the
+official ones apart from the ``base`` that every wrapper inserts, which :func:`official_name` removes.
 """
 
 from __future__ import annotations
@@ -14,29 +13,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from geopeft_cli.errors import GeometryError, ShapeError, UsageError
 
-Role = Literal[
-    "attention",
-    "attention_in",
-    "attention_out",
-    "mlp_in",
-    "mlp_out",
-    "query_attention_in",
-    "query_attention_out",
-    "query_mlp_in",
-    "query_mlp_out",
-    "position",
-    "patch_embedding",
-]
-BLOCK_ROLES: tuple[Role, ...] = ("attention_in", "attention_out", "mlp_in", "mlp_out")
+BlockRole = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
 # In a second stream of tokens, which have no centers and read those that do.
-QUERY_ROLES: tuple[Role, ...] = ("query_attention_in", "query_attention_out", "query_mlp_in", "query_mlp_out")
+QueryRole = Literal["query_attention_in", "query_attention_out", "query_mlp_in", "query_mlp_out"]
+Role = Literal["attention", BlockRole, QueryRole, "position", "patch_embedding"]
+BLOCK_ROLES: tuple[BlockRole, ...] = get_args(BlockRole)
 
 T = TypeVar("T")
 
@@ -239,11 +227,7 @@ def published(geometry: Geometry) -> Iterator[None]:
 
 
 def current_level(level: int, reader: str) -> Level:
-    """The published level with index ``level``.
-
-    Args:
-        level: index of the stage.
-        reader: name of the layer that asks, for the message.
+    """The published level of a stage; ``reader`` is the name of the layer that asks.
 
     Raises:
         GeometryError: no forward pass of a backbone is under way, or it has no such level.
@@ -490,7 +474,7 @@ def select_sites(backbone: Backbone, targets: Sequence[str]) -> list[Site]:
 
 def _matches(site: Site, target: str) -> bool:
     if target == "all":
-        return site.role in (*BLOCK_ROLES, *QUERY_ROLES)
+        return site.role.removeprefix("query_") in BLOCK_ROLES
     return site.role == target or site.name == target or site.name.endswith("." + target)
 
 

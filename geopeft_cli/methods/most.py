@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from geopeft_cli.contracts import QUERY_ROLES, Backbone, Method, Site, select_sites
+from geopeft_cli.contracts import Backbone, Method, Site, select_sites
 from geopeft_cli.errors import UsageError
 from geopeft_cli.methods.blocks import DENSE
 from geopeft_cli.methods.dense import dense_layer, sizes
@@ -102,7 +102,7 @@ class MoST(Method):
 
     def _rectify_at(self, site: Site) -> Rectify:
         """K^p of a layer, which is K^0 on tokens that never have a center."""
-        if site.role in QUERY_ROLES and site.level is None:
+        if site.role.startswith("query_") and site.level is None:
             return Rectify(self.rectify.neighbors, self.eps, self.lam, sides=0)
         if site.level is None and self.lam != 0 and self.rectify.sides != 0:
             raise UsageError(

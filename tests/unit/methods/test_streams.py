@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from geopeft_cli.adapters.merge import merge
 from geopeft_cli.backbones.act import ACT
@@ -11,10 +14,10 @@ from geopeft_cli.backbones.patch_transformer import PatchTransformer
 from geopeft_cli.backbones.point_bert import PointBERT
 from geopeft_cli.backbones.recon import ReCon
 from geopeft_cli.contracts import official_name, select_sites
-from geopeft_cli.methods import rectify
 from geopeft_cli.methods.lora import LoRA
 from geopeft_cli.methods.monarch_update import MonarchUpdate
 from geopeft_cli.methods.most import MoST
+from geopeft_cli.methods.rectify import Rectify
 from geopeft_cli.tasks.classification import Classification
 
 ALL_STREAMS = ("attention_in", "mlp_in", "query_attention_in", "query_mlp_in")
@@ -76,12 +79,17 @@ def test_the_smoothing_leaves_queries_alone() -> None:
 
 
 def test_layers_that_read_the_points_smooth_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    products, bmm = [], torch.bmm
-    monkeypatch.setattr(rectify.torch, "bmm", lambda a, b: products.append(b.shape) or bmm(a, b))
+    smoothed, original = [], Rectify._of_clouds
+
+    def counted(self: Rectify, centers: Tensor, slots: Tensor) -> Callable[[Tensor], Tensor]:
+        operator = original(self, centers, slots)
+        return lambda x: smoothed.append(x.shape) or operator(x)
+
+    monkeypatch.setattr(Rectify, "_of_clouds", counted)
     backbone = adapted(MoST(blocks=4, targets=("attn.qkv", "attn_contrast.kv")))
     with torch.no_grad():
         backbone(POINTS)
-    assert products == [(4, 8, 32)] * 2
+    assert smoothed == [(4, 8, 32)] * 2
 
 
 def test_the_released_form_sits_on_the_attention_of_the_points() -> None:
