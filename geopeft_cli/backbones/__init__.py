@@ -5,6 +5,7 @@ from __future__ import annotations
 from geopeft_cli.contracts import Backbone, registered
 
 BACKBONES = {
+    "point_gpt": "geopeft_cli.backbones.point_gpt:PointGPT",
     "point_mae": "geopeft_cli.backbones.point_mae:PointMAE",
 }
 

@@ -92,7 +92,10 @@ class Trunk(nn.Module):
         return x, kept
 
 
-_LAYERS: tuple[tuple[str, str, Role], ...] = (
+# The dense layers of a block: part, attribute, role.
+SiteLayers = tuple[tuple[str, str, Role], ...]
+
+_LAYERS: SiteLayers = (
     ("attn", "qkv", "attention_in"),
     ("attn", "proj", "attention_out"),
     ("mlp", "fc1", "mlp_in"),
@@ -100,7 +103,7 @@ _LAYERS: tuple[tuple[str, str, Role], ...] = (
 )
 
 
-def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0) -> list[Site]:
+def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0, layers: SiteLayers = _LAYERS) -> list[Site]:
     """The attention of every block and its four dense layers, in the order of the forward pass."""
     sites = []
     for index, block in enumerate(blocks):
@@ -108,6 +111,16 @@ def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0) -> list[Site
         sites.append(Site(f"{name}.attn", "attention", index, level, block, "attn"))
         sites += [
             Site(f"{name}.{part}.{layer}", role, index, level, getattr(block, part), layer)
-            for part, layer, role in _LAYERS
+            for part, layer, role in layers
         ]
     return sites
+
+
+def patch_encoder_sites(encoder: nn.Module, prefix: str = "encoder") -> list[Site]:
+    """The convolutions of a mini-PointNet, in the order of the forward pass."""
+    return [
+        Site(f"{prefix}.{part}.{index}", "patch_embedding", -1, None, getattr(encoder, part), index)
+        for part in ("first_conv", "second_conv")
+        for index, layer in getattr(encoder, part).named_children()
+        if isinstance(layer, nn.Conv1d)
+    ]

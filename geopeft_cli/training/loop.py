@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from geopeft_cli.contracts import Backbone, Method, Task, load_official_state
+from geopeft_cli.contracts import Backbone, Method, Task, load_official_state, training_loss
 from geopeft_cli.data.keys import derived_seed
 from geopeft_cli.errors import TrainingError
 from geopeft_cli.training.checkpoints import (
@@ -137,8 +137,7 @@ def train(
         for step, batch in enumerate(batches.epoch(epoch)):
             points, labels = ranks.share(batch.points).to(device), ranks.share(batch.labels).to(device)
             with autocast(plan.precision, device):
-                logits = model(points)
-                loss = task.loss(logits, labels)
+                loss, logits = training_loss(model, task, points, labels)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(

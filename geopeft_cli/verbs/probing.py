@@ -10,7 +10,7 @@ from geopeft_cli.assemble import Experiment
 from geopeft_cli.backbones import BACKBONES, backbone_class
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from geopeft_cli.backbones.layouts import Identity
-from geopeft_cli.contracts import Backbone, official_parameters
+from geopeft_cli.contracts import Backbone, official_parameters, training_loss
 from geopeft_cli.errors import GeopeftError
 from geopeft_cli.methods.monarch import MonarchFactors
 from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
@@ -57,7 +57,7 @@ def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:
         points = torch.rand(4, experiment.recipe.data.points, 3, generator=generator) - 0.5
         labels = torch.randint(classes, (4,), generator=generator)
         optimizer.zero_grad()
-        task.loss(model(points), labels).backward()
+        training_loss(model, task, points, labels)[0].backward()
         optimizer.step()
         reached |= {name for name, p in parameters.items() if p.grad is not None and bool(p.grad.any())}
     return [name for name in parameters if name not in reached]
@@ -70,7 +70,7 @@ def loadability(path: Path, identity: Identity) -> str:
     kind = backbone_class(identity.backbone)
     try:
         checkpoint = read_checkpoint(str(path), identity.backbone, kind.layout)
-        backbone = kind(**infer_sizes(checkpoint, {}))
+        backbone = kind(**infer_sizes(checkpoint, {}), **kind.sizes_of(checkpoint.backbone))
         fresh = load_backbone(backbone, checkpoint)
     except GeopeftError as error:
         return f"no: {error.message}"

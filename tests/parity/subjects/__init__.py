@@ -28,6 +28,9 @@ RUNNERS = {
     "most_paper": "parity.subjects.most:run",
     "ops_fps_knn": "parity.subjects.grouping:run",
     "peft_interop": "parity.subjects.peft_adapter:run",
+    "pointgpt_b": "parity.subjects.point_gpt:run",
+    "pointgpt_l": "parity.subjects.point_gpt:run",
+    "pointgpt_s": "parity.subjects.point_gpt:run",
     "pointmae_modelnet": "parity.subjects.point_mae:run",
     "pointmae_scan": "parity.subjects.point_mae:run",
 }
