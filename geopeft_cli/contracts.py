@@ -154,9 +154,8 @@ class Level:
 
     Args:
         centers: (B, G, 3), coordinates as the network sees them.
-        slots: int64 (T,), for every place in the sequence the index of its center, -1 for tokens without
-            one (class tokens, prompts); (B, T) where every cloud has an order of its own. A center may stand in
-            several places, as in PointMamba's two serializations.
+        slots: int64 (T,), for every place in the sequence the index of its center, -1 for tokens without one; (B, T)
+            where every cloud has an order of its own. A center may stand in several places.
     """
 
     def __init__(self, centers: Tensor, slots: Tensor) -> None:
@@ -165,8 +164,7 @@ class Level:
         self._memo: dict[Any, Any] = {}
 
     @property
-    def described(self) -> str:
-        """How many tokens there are, in words."""
+    def described(self) -> str:  # for messages
         return f"{self.slots.shape[-1]} a cloud"
 
     def describes(self, x: Tensor) -> bool:
@@ -262,11 +260,10 @@ class Tokens:
     Attributes:
         features: (B, T, C), after the final norm; (N, C) where scenes are packed.
         centers: (B, G, 3); (N, 3) where scenes are packed.
-        slots: int64 (T,) or (B, T), place in the sequence -> index of its center, -1 for tokens without one.
+        slots: as those of :class:`Level`.
         layers: raw outputs (B, T, C) of the blocks that were asked for, by index.
-        places: where in the sequence the tokens with a center stand, if that is known beforehand and the same in
-            every cloud. Without it they are looked for, which a recorded graph cannot do.
-        offsets: of packed scenes, int64 (scenes + 1,): where they begin, and N. All their tokens have a center.
+        places: where the tokens with a center stand, if known beforehand; a recorded graph cannot look for them.
+        offsets: of packed scenes, as those of :class:`PackedLevel`.
     """
 
     features: Tensor
@@ -277,9 +274,7 @@ class Tokens:
     offsets: Tensor | None = None
 
     def spatial(self, features: Tensor) -> Tensor:
-        """The rows of (B, T, C) that have a center: (B, n, C), in the order of the sequence; all of packed (N, C).
-
-        A center that stands in several places counts once for each.
+        """The rows of (B, T, C) that have a center, (B, n, C), one for each of its places; all of packed (N, C).
 
         Raises:
             ShapeError: clouds differ in the number of such rows.

@@ -147,7 +147,7 @@ class ModelNet10Data(ModelNet40Data):
 
 
 class ModelNetFewshotData(DataSettings):
-    """A fold of the few-shot sets of ModelNet40: ``way`` classes (5, 10) with ``shot`` training clouds (10, 20) each."""
+    """A few-shot fold of ModelNet40: ``way`` classes (5, 10) with ``shot`` training clouds (10, 20) each."""
 
     format: Literal["modelnet_fewshot"]
     root: Text

@@ -154,7 +154,8 @@ def _described(method: Mapping[str, Any]) -> str:
 
 def _in_short(value: Any) -> str:
     if isinstance(value, Mapping):
-        return " ".join(_in_short(part) for part in value.values() if part is not None)
+        parts = {key: _in_short(part) for key, part in value.items() if part is not None}
+        return " ".join(parts.values() if "type" in parts else (f"{key} {part}" for key, part in parts.items()))
     return " + ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

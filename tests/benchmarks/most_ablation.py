@@ -139,7 +139,8 @@ def accuracies(folder: Path, part: str = "test") -> dict[int, float]:
     """Accuracy in percent by seed, of the finished runs below a folder."""
     found = {}
     for path in sorted(folder.glob("*/metrics.jsonl")):
-        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        lines = path.read_text(encoding="utf-8").splitlines()
+        last = json.loads(lines[-1]) if lines else {}
         if last.get("finished"):
             found[int(path.parent.name)] = last[part]["accuracy"]
     return found

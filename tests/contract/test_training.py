@@ -27,15 +27,14 @@ def test_training_moves_only_what_the_adapter_holds(subject: Subject, tmp_path: 
         assert set(trained) == {name for name, _ in experiment.model.named_parameters()}
 
 
-def test_what_trains_gets_a_gradient_and_nothing_else_does(subject: Subject) -> None:
+def test_what_trains_gets_a_gradient_within_two_steps_and_nothing_else_does(subject: Subject) -> None:
     model = subject.build().model
     declared = set(trainable(model))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     reached: set[str] = set()
     torch.manual_seed(SEED)
-    for step in range(3):
+    for batch in Batches().epoch(0):
         model.train()
-        batch = list(Batches().epoch(0))[step % 2]
         assert model.task is not None
         training_loss(model, model.task, batch.points, batch.labels)[0].backward()
         gradients = {official_name(n): p.grad for n, p in model.named_parameters() if p.grad is not None}

@@ -56,6 +56,12 @@ def test_warnings_of_a_recipe(tiny_recipe: Path, most_run: Path) -> None:
     assert [warning.partition(":")[0] for warning in warnings] == ["lam is not 0"]
 
 
+def test_a_relative_eps_is_called_so(tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "relative.yaml"
+    recipe.write_text(tiny_recipe.read_text().replace("blocks: 4", "blocks: 4, eps: {relative: 0.5}"))
+    assert "eps relative 0.5," in inspect_path(str(recipe)).facts["method"]
+
+
 def test_fused_blocks_of_a_recipe(tiny_recipe: Path, tmp_path: Path) -> None:
     assert inspect_path(str(tiny_recipe)).facts["fusion"] == "none"
     recipe = tmp_path / "fused.yaml"
