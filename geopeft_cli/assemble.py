@@ -104,7 +104,6 @@ def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = No
     kind = backbone_class(section.name)
     checkpoint = read_base(recipe)
     sizes = infer_sizes(checkpoint, {"width": section.width, "depth": section.depth, "heads": section.heads})
-    sizes |= kind.sizes_of(checkpoint.backbone)
     torch.manual_seed(recipe.seed)
     backbone = kind(**sizes, **_options(kind, recipe))
     if recipe.data.points < max(section.groups, section.group_size):
@@ -167,7 +166,8 @@ def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
     model = skeleton(manifest, recipe)
     for name, layer in foldable_layers(model).items():
         put_layer(model, name, layer.folded((manifest.merged or {})["mode"]))
-    tensors, own = read_tensors(path), official_state(model)
+    tensors = {model.layout.own_name(name): tensor for name, tensor in read_tensors(path).items()}
+    own = official_state(model)
     if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in own.items()}:
         odd = sorted(set(tensors) ^ set(own)) or [n for n in own if own[n].shape != tensors[n].shape]
         raise AdapterError(f"{path} does not hold the model that its record describes: {', '.join(odd[:4])}")

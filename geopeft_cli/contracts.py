@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from geopeft_cli.checkpoint_layout import CheckpointLayout as CheckpointLayout
 from geopeft_cli.errors import GeometryError, ShapeError, UsageError
 
 Role = Literal["attention", "attention_in", "attention_out", "mlp_in", "mlp_out", "position", "patch_embedding"]
@@ -243,16 +244,6 @@ def current_level(level: int, reader: str) -> Level:
     return geometry.levels[level]
 
 
-_training_losses: ContextVar[list[Tensor] | None] = ContextVar("training_losses", default=None)
-
-
-def add_training_loss(term: Callable[[], Tensor]) -> None:
-    """Called by a backbone in training: a scalar beside the loss of the task, computed only if somebody trains."""
-    collected = _training_losses.get()
-    if collected is not None:
-        collected.append(term())
-
-
 @dataclass
 class Tokens:
     """What a trunk returns; of a hierarchical one, the tokens of its last stage.
@@ -301,41 +292,6 @@ class Tokens:
         return has_center.nonzero()[:, 1].view(len(has_center), -1)
 
 
-@dataclass(frozen=True)
-class CheckpointLayout:
-    """How official files name the tensors of a backbone.
-
-    Attributes:
-        prefix: what a pre-training file puts before the backbone's own names.
-        ignored: beginnings of names in a pre-training file that the backbone does not use.
-        fresh: parameters of the backbone that a pre-training file does not hold.
-        head: beginning of the names of the classification head, as the backbone names it.
-        optional: beginnings of names that a file holds and a backbone may be built without.
-        renamed: pairs (piece of a name here, the same piece in official files), for modules that are built in another
-            way than the official ones.
-    """
-
-    prefix: str
-    ignored: tuple[str, ...]
-    fresh: tuple[str, ...] = ()
-    head: str = "cls_head_finetune."
-    optional: tuple[str, ...] = ()
-    renamed: tuple[tuple[str, str], ...] = ()
-
-    def own_name(self, name: str) -> str:
-        """The backbone's name for a tensor of an official file, whatever its stage; its own names stay."""
-        name = name.removeprefix(self.prefix)
-        for own, official in self.renamed:
-            name = name.replace(official, own)
-        return name
-
-    def file_name(self, name: str) -> str:
-        """What the official classifier calls a tensor of the backbone."""
-        for own, official in self.renamed:
-            name = name.replace(own, official)
-        return name
-
-
 class Backbone(nn.Module, ABC):
     """A pre-trained network under its official parameter names, and the root module of everything built on it.
 
@@ -366,11 +322,6 @@ class Backbone(nn.Module, ABC):
     def fusion_blocks(self) -> range:
         """The blocks whose outputs may be fused before the head: those of the last stage, whose tokens are pooled."""
         return range(self.depth)
-
-    @classmethod
-    def sizes_of(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Arguments of the constructor that a checkpoint's tensors tell, beside width, depth and heads."""
-        return {}
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -442,17 +393,6 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Named figures over a whole split, in percent; ``accuracy`` is always among them."""
-
-
-def training_loss(model: Backbone, task: Task, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of a batch (B, N, 3) with labels (B,), and its logits: that of the task and what the backbone adds."""
-    terms: list[Tensor] = []
-    token = _training_losses.set(terms)
-    try:
-        logits: Tensor = model(points)
-    finally:
-        _training_losses.reset(token)
-    return sum(terms, task.loss(logits, labels)), logits
 
 
 class Method(ABC):

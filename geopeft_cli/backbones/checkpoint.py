@@ -77,8 +77,9 @@ def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: 
             f"First keys: {', '.join(sorted(tensors)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
         )
     if any(key.startswith(layout.prefix) for key in tensors):
-        own = {layout.own_name(key): t for key, t in tensors.items() if key.startswith(layout.prefix)}
-        rest = [key for key in tensors if not key.startswith((layout.prefix, *layout.ignored))]
+        used = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.ignored)}
+        own = {layout.own_name(key): t for key, t in used.items() if key.startswith(layout.prefix)}
+        rest = [key for key in used if not key.startswith(layout.prefix)]
         head: dict[str, Tensor] = {}
     else:
         named = {layout.own_name(key): tensor for key, tensor in tensors.items()}
@@ -96,7 +97,7 @@ def _recorded_settings(path: Path) -> dict[str, Any]:
 
 
 def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict[str, int]:
-    """Width, depth and heads of a plain ViT from a checkpoint, checked against those that the recipe gives.
+    """Width, depth, heads and what its layout names of a plain ViT from a checkpoint, checked against the recipe's.
 
     The number of heads is not in the shapes: it is the file's own record, the recipe's, or one for 64 channels.
 
@@ -119,7 +120,12 @@ def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict
         raise UsageError(f"backbone.heads: width {width} does not tell the number of heads", "Give backbone.heads.")
     if width % heads:
         raise UsageError(f"backbone.heads: {heads} does not divide the width {width}")
-    return {"width": width, "depth": depth, "heads": int(heads)}
+    further = {
+        size: int(checkpoint.backbone[name].shape[axis])
+        for size, (name, axis) in checkpoint.layout.sizes.items()
+        if name in checkpoint.backbone and checkpoint.backbone[name].ndim > axis
+    }
+    return {"width": width, "depth": depth, "heads": int(heads), **further}
 
 
 def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geopeft_cli.backbones.transformer import SiteLayers
+from geopeft_cli.backbones.transformer import Places
 
-GPT_LAYERS: SiteLayers = (
-    ("attn", "in_proj", "attention_in"),
-    ("attn", "out_proj", "attention_out"),
-    ("mlp", "0", "mlp_in"),
-    ("mlp", "2", "mlp_out"),
+GPT_PLACES: Places = (
+    ("attn", "attention", True),
+    ("attn.in_proj", "attention_in", True),
+    ("attn.out_proj", "attention_out", True),
+    ("mlp.0", "mlp_in", True),
+    ("mlp.2", "mlp_out", True),
 )
 
 
@@ -83,11 +84,11 @@ class GPTStack(nn.Module):
 class Extractor(GPTStack):
     """The trunk with its start token ``sos`` (C) and the classifier's norm. Official name ``blocks``."""
 
-    def __init__(self, width: int, depth: int, heads: int, points: int) -> None:
+    def __init__(self, width: int, depth: int, heads: int, channels: int) -> None:
         super().__init__(width, depth, heads)
         self.sos = nn.Parameter(torch.zeros(width))
         nn.init.normal_(self.sos)
-        self.increase_dim = nn.Sequential(Carried(weight=(3 * points, width, 1), bias=(3 * points,)))
+        self.increase_dim = nn.Sequential(Carried(weight=(channels, width, 1), bias=(channels,)))
         self.cls_norm = nn.LayerNorm(width)
 
 
@@ -95,13 +96,13 @@ class Generator(GPTStack):
     """Predicts the points of every patch from the patches before it. Official name ``generator_blocks``.
 
     Args:
-        points: how many of each patch.
+        channels: three for every point of a patch that is predicted.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, points: int) -> None:
+    def __init__(self, width: int, depth: int, heads: int, channels: int) -> None:
         super().__init__(width, depth, heads)
         self.register_buffer("sos", torch.zeros(width))
-        self.increase_dim = nn.Sequential(nn.Conv1d(width, 3 * points, 1))
+        self.increase_dim = nn.Sequential(nn.Conv1d(width, channels, 1))
 
     def generate(self, features: Tensor, centers: Tensor) -> Tensor:
         """Points (B, G, p, 3) of G patches, in the coordinates of the cloud.

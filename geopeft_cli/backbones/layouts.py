@@ -20,6 +20,10 @@ POINT_GPT = CheckpointLayout(
     prefix="GPT_Transformer.",
     ignored=(),
     fresh=("cls_token", "cls_pos", "blocks.cls_norm.weight", "blocks.cls_norm.bias"),
+    sizes={
+        "encoder_width": ("encoder.first_conv.0.weight", 0),
+        "generator_channels": ("blocks.increase_dim.0.weight", 0),
+    },
     optional=("generator_blocks.",),
     renamed=((".attn.in_proj.", ".attn.in_proj_"), ("cls_head_finetune.", "blocks.cls_head_finetune.")),
 )

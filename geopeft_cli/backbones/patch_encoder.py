@@ -59,7 +59,7 @@ class PatchEncoder(nn.Module):
         """
         stages = [
             tuple(tensor.to(points.dtype) for tensor in _absorb(conv, norm))
-            for conv, norm in zip(self.first_conv[:-1:3], self.first_conv[1:-1:3], strict=True)
+            for conv, norm in zip([*self.first_conv][:-1:3], [*self.first_conv][1:-1:3], strict=True)
         ]
         weight2, bias2 = _dense(self.first_conv[-1])
         weight3, bias3 = _absorb(self.second_conv[0], self.second_conv[1])

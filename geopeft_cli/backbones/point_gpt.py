@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from geopeft_cli.backbones.gpt import GPT_LAYERS, Carried, Extractor, Generator, position_encoding
+from geopeft_cli.backbones.gpt import GPT_PLACES, Carried, Extractor, Generator, position_encoding
 from geopeft_cli.backbones.layouts import POINT_GPT
 from geopeft_cli.backbones.patch_encoder import LARGE, SMALL, PatchEncoder
 from geopeft_cli.backbones.transformer import block_sites, patch_encoder_sites
@@ -19,12 +19,12 @@ from geopeft_cli.contracts import (
     Level,
     Site,
     Tokens,
-    add_training_loss,
     published,
 )
 from geopeft_cli.geometry.chamfer import chamfer_loss
 from geopeft_cli.geometry.grouping import group
 from geopeft_cli.geometry.ordering import greedy_order
+from geopeft_cli.objective import add_to_training_loss
 
 GENERATOR_DEPTH = 4
 
@@ -42,8 +42,8 @@ class PointGPT(Backbone):
         groups: number G of patches, 64 for 1024 points, 128 for 2048, 512 for 8192.
         group_size: points k in a patch.
         near_origin: whether farthest point sampling may choose points within 0.0316 of the origin.
-        patch_encoder: ``small`` as in S, or ``large`` as in B and L.
-        generated_points: points of a patch that the generator predicts.
+        encoder_width: channels of the patch encoder's first layer, 128 in S, 256 in B and L, whose encoder is deeper.
+        generator_channels: three for every point of a patch that the generator predicts.
         reconstruction: weight of the reconstruction in the training loss; 0 builds no generator.
     """
 
@@ -60,47 +60,37 @@ class PointGPT(Backbone):
         groups: int = 64,
         group_size: int = 32,
         near_origin: Literal["skip", "keep"] = "skip",
-        patch_encoder: Literal["small", "large"] = "small",
-        generated_points: int = 32,
+        encoder_width: int = SMALL[0],
+        generator_channels: int = 96,
         reconstruction: float = 3.0,
     ) -> None:
         super().__init__()
         self.width, self.depth, self.heads = width, depth, heads
         self.groups, self.group_size, self.near_origin = groups, group_size, near_origin
-        self.patch_encoder, self.generated_points = patch_encoder, generated_points
+        self.encoder_width, self.generator_channels = encoder_width, generator_channels
         self.reconstruction = reconstruction
         self.feature_width = 2 * width
 
-        self.encoder = PatchEncoder(width, LARGE if patch_encoder == "large" else SMALL)
+        self.encoder = PatchEncoder(width, LARGE if encoder_width == LARGE[0] else SMALL)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.cls_pos = nn.Parameter(torch.zeros(1, 1, width))
         self.sos_pos = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = Extractor(width, depth, heads, generated_points)
+        self.blocks = Extractor(width, depth, heads, generator_channels)
         if reconstruction:
-            self.generator_blocks = Generator(width, GENERATOR_DEPTH, heads, generated_points)
+            self.generator_blocks = Generator(width, GENERATOR_DEPTH, heads, generator_channels)
         self.norm = Carried(weight=(width,), bias=(width,))
         for token in (self.cls_token, self.cls_pos, self.sos_pos):
             nn.init.trunc_normal_(token, std=0.02, a=-2.0, b=2.0)
 
-    @classmethod
-    def sizes_of(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The patch encoder and the generated points, from their layers."""
-        sizes: dict[str, Any] = {}
-        if (first := tensors.get("encoder.first_conv.0.weight")) is not None:
-            sizes["patch_encoder"] = "large" if first.shape[:1] == LARGE[:1] else "small"
-        if (last := tensors.get("blocks.increase_dim.0.bias")) is not None:
-            sizes["generated_points"] = last.numel() // 3
-        return sizes
-
     def settings(self) -> dict[str, Any]:
-        names = ("width", "depth", "heads", "groups", "group_size", "near_origin", "patch_encoder")
-        return {name: getattr(self, name) for name in (*names, "generated_points", "reconstruction")}
+        names = ("width", "depth", "heads", "groups", "group_size", "near_origin", "encoder_width")
+        return {name: getattr(self, name) for name in (*names, "generator_channels", "reconstruction")}
 
     def sites(self) -> list[Site]:
         """Those of the trunk and of the patch encoder; methods leave the generator as it is."""
         return [
             *patch_encoder_sites(self.encoder),
-            *block_sites(self.blocks.layers, "blocks.layers", layers=GPT_LAYERS),
+            *block_sites(self.blocks.layers, "blocks.layers", places=GPT_PLACES),
         ]
 
     def encode(self, points: Tensor, layers: Sequence[int] = ()) -> Tokens:
@@ -122,7 +112,7 @@ class PointGPT(Backbone):
             x, kept = self.blocks(x, position, tuple(layers))
         x = self.blocks.ln_f(x)
         if self.training and self.reconstruction:
-            add_training_loss(lambda: self.reconstruction * self.reconstruction_loss(x, neighborhoods, centers))
+            add_to_training_loss(lambda: self.reconstruction * self.reconstruction_loss(x, neighborhoods, centers))
         return Tokens(self.blocks.cls_norm(x), centers, slots, kept, places=slice(2, None))
 
     def patches(self, points: Tensor) -> tuple[Tensor, Tensor]:

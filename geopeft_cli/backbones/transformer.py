@@ -92,27 +92,26 @@ class Trunk(nn.Module):
         return x, kept
 
 
-# The dense layers of a block: part, attribute, role.
-SiteLayers = tuple[tuple[str, str, Role], ...]
+Places = tuple[tuple[str, Role, bool], ...]
 
-_LAYERS: SiteLayers = (
-    ("attn", "qkv", "attention_in"),
-    ("attn", "proj", "attention_out"),
-    ("mlp", "fc1", "mlp_in"),
-    ("mlp", "fc2", "mlp_out"),
+# Path in a block, role, and whether the tokens that flow through have centers.
+BLOCK_PLACES: Places = (
+    ("attn", "attention", True),
+    ("attn.qkv", "attention_in", True),
+    ("attn.proj", "attention_out", True),
+    ("mlp.fc1", "mlp_in", True),
+    ("mlp.fc2", "mlp_out", True),
 )
 
 
-def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0, layers: SiteLayers = _LAYERS) -> list[Site]:
-    """The attention of every block and its four dense layers, in the order of the forward pass."""
+def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0, places: Places = BLOCK_PLACES) -> list[Site]:
+    """The attention of every block and its dense layers, in the order of the forward pass."""
     sites = []
     for index, block in enumerate(blocks):
-        name = f"{prefix}.{index}"
-        sites.append(Site(f"{name}.attn", "attention", index, level, block, "attn"))
-        sites += [
-            Site(f"{name}.{part}.{layer}", role, index, level, getattr(block, part), layer)
-            for part, layer, role in layers
-        ]
+        for path, role, has_centers in places:
+            owner, _, attribute = path.rpartition(".")
+            part = block.get_submodule(owner)
+            sites.append(Site(f"{prefix}.{index}.{path}", role, index, level if has_centers else None, part, attribute))
     return sites
 
 

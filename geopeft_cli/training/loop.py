@@ -12,9 +12,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from geopeft_cli.contracts import Backbone, Method, Task, load_official_state, training_loss
+from geopeft_cli.contracts import Backbone, Method, Task, load_official_state
 from geopeft_cli.data.keys import derived_seed
 from geopeft_cli.errors import TrainingError
+from geopeft_cli.objective import training_loss
 from geopeft_cli.training.checkpoints import (
     Progress,
     generator_states,

@@ -10,9 +10,10 @@ from geopeft_cli.assemble import Experiment
 from geopeft_cli.backbones import BACKBONES, backbone_class
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from geopeft_cli.backbones.layouts import Identity
-from geopeft_cli.contracts import Backbone, official_parameters, training_loss
+from geopeft_cli.contracts import Backbone, official_parameters
 from geopeft_cli.errors import GeopeftError
 from geopeft_cli.methods.monarch import MonarchFactors
+from geopeft_cli.objective import training_loss
 from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
 from geopeft_cli.tasks.fusion import Fusion
 
@@ -70,7 +71,7 @@ def loadability(path: Path, identity: Identity) -> str:
     kind = backbone_class(identity.backbone)
     try:
         checkpoint = read_checkpoint(str(path), identity.backbone, kind.layout)
-        backbone = kind(**infer_sizes(checkpoint, {}), **kind.sizes_of(checkpoint.backbone))
+        backbone = kind(**infer_sizes(checkpoint, {}))
         fresh = load_backbone(backbone, checkpoint)
     except GeopeftError as error:
         return f"no: {error.message}"

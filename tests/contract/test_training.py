@@ -10,7 +10,8 @@ from torch import nn
 
 from contract.subject import SEED, Batches, Subject, base_state, copied, same_bits, trainable
 from geopeft_cli.adapters.directory import adapter_state
-from geopeft_cli.contracts import Wrapper, official_name, official_state, training_loss
+from geopeft_cli.contracts import Wrapper, official_name, official_state
+from geopeft_cli.objective import training_loss
 
 
 def test_training_moves_only_what_the_adapter_holds(subject: Subject, tmp_path: Path) -> None:

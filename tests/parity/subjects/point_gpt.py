@@ -48,7 +48,7 @@ def _loaded(golden: GoldenSet, route: Route) -> PointGPT:
         path = Path(folder) / "pretrained.pth"
         torch.save({"base_model": content}, path)
         checkpoint = read_checkpoint(str(path), PointGPT.name, PointGPT.layout)
-        sizes = infer_sizes(checkpoint, {}) | PointGPT.sizes_of(checkpoint.backbone)
+        sizes = infer_sizes(checkpoint, {})
         known = {"width": config["trans_dim"], "depth": config["depth"], "heads": config["num_heads"]}
         assert known.items() <= sizes.items(), f"inferred {sizes}"
         model = PointGPT(**sizes, groups=config["num_group"], group_size=config["group_size"])
