@@ -12,8 +12,9 @@ from parity.golden_set import GoldenSet
 from parity.make_core import CORES, TARGET, write_core
 from parity.subjects import RUNNERS
 
+WHOLE_NETWORKS = ("pointgpt", "pointmae")
 BY_SPEED = [
-    pytest.param(name, marks=[pytest.mark.slow] if name.startswith(("pointmae", "pointgpt")) else []) for name in sorted(RUNNERS)
+    pytest.param(name, marks=[pytest.mark.slow] if name.startswith(WHOLE_NETWORKS) else []) for name in sorted(RUNNERS)
 ]
 
 
