@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,8 @@ def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = No
     kind = backbone_class(section.name)
     checkpoint = read_base(recipe)
     sizes = infer_sizes(checkpoint, {"width": section.width, "depth": section.depth, "heads": section.heads})
-    options = {name: getattr(section, name) for name in ("groups", "group_size", "drop_path", "near_origin")}
     torch.manual_seed(recipe.seed)
-    backbone = kind(**sizes, **options)
+    backbone = kind(**sizes, **_options(kind, recipe))
     if recipe.data.points < max(section.groups, section.group_size):
         raise UsageError(
             f"data.points: {recipe.data.points} is fewer than backbone.groups {section.groups} "
@@ -166,13 +166,22 @@ def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
     model = skeleton(manifest, recipe)
     for name, layer in foldable_layers(model).items():
         put_layer(model, name, layer.folded((manifest.merged or {})["mode"]))
-    tensors, own = read_tensors(path), official_state(model)
+    tensors = {model.layout.own_name(name): tensor for name, tensor in read_tensors(path).items()}
+    own = official_state(model)
     if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in own.items()}:
         odd = sorted(set(tensors) ^ set(own)) or [n for n in own if own[n].shape != tensors[n].shape]
         raise AdapterError(f"{path} does not hold the model that its record describes: {', '.join(odd[:4])}")
     load_official_state(model, tensors)
     model.requires_grad_(False).eval()
     return model
+
+
+def _options(kind: type[Backbone], recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe's backbone section its constructor takes; what is left out has the network's own default."""
+    names = ("groups", "group_size", "drop_path", "near_origin", "reconstruction")
+    takes = inspect.signature(kind).parameters
+    values = {name: getattr(recipe.backbone, name) for name in names if name in takes}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _make_task(recipe: Recipe, classes: Sequence[str]) -> Task:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
+from geopeft_cli.checkpoint_layout import CheckpointLayout as CheckpointLayout
 from geopeft_cli.errors import GeometryError, ShapeError, UsageError
 
 BlockRole = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
@@ -287,25 +288,6 @@ class Tokens:
         if bool((counts != counts[0]).any()):
             raise ShapeError(f"clouds of one batch have from {counts.min()} to {counts.max()} tokens with a center")
         return has_center.nonzero()[:, 1].view(len(has_center), -1)
-
-
-@dataclass(frozen=True)
-class CheckpointLayout:
-    """How official files name the tensors of a backbone.
-
-    Attributes:
-        prefix: what a pre-training file puts before the backbone's own names.
-        ignored: beginnings of names in a pre-training file that the backbone does not use.
-        fresh: parameters of the backbone that a pre-training file does not hold.
-        head: beginning of the names of the classification head in a fine-tuned file.
-        sizes: arguments of the backbone's constructor that are read off a tensor: its name and the axis.
-    """
-
-    prefix: str
-    ignored: tuple[str, ...]
-    fresh: tuple[str, ...] = ()
-    head: str = "cls_head_finetune."
-    sizes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
 class Backbone(nn.Module, ABC):

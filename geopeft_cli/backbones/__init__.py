@@ -7,6 +7,7 @@ from geopeft_cli.contracts import Backbone, registered
 BACKBONES = {
     "act": "geopeft_cli.backbones.act:ACT",
     "point_bert": "geopeft_cli.backbones.point_bert:PointBERT",
+    "point_gpt": "geopeft_cli.backbones.point_gpt:PointGPT",
     "point_mae": "geopeft_cli.backbones.point_mae:PointMAE",
     "recon": "geopeft_cli.backbones.recon:ReCon",
 }

@@ -78,12 +78,13 @@ def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: 
         )
     if any(key.startswith(layout.prefix) for key in tensors):
         used = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.ignored)}
-        own = {key.removeprefix(layout.prefix): t for key, t in used.items() if key.startswith(layout.prefix)}
+        own = {layout.own_name(key): t for key, t in used.items() if key.startswith(layout.prefix)}
         rest = [key for key in used if not key.startswith(layout.prefix)]
         head: dict[str, Tensor] = {}
     else:
-        own = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.head)}
-        head = {key: tensor for key, tensor in tensors.items() if key.startswith(layout.head)}
+        named = {layout.own_name(key): tensor for key, tensor in tensors.items()}
+        own = {key: tensor for key, tensor in named.items() if not key.startswith(layout.head)}
+        head = {key: tensor for key, tensor in named.items() if key.startswith(layout.head)}
         rest = []
     return Checkpoint(location, path, identity, own, head, tuple(rest), _recorded_settings(path), layout)
 
@@ -137,25 +138,27 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
         CheckpointError: a tensor is missing, left over, mis-shaped, or not finite.
     """
     own = official_state(backbone)
-    may_lack = () if checkpoint.head else checkpoint.layout.fresh
+    layout = checkpoint.layout
+    found = {name: t for name, t in checkpoint.backbone.items() if name in own or not name.startswith(layout.optional)}
+    may_lack = () if checkpoint.head else layout.fresh
     fresh = tuple(name for name in may_lack if name not in checkpoint.backbone)
     problems = [
         *_listed("missing", (name for name in own if name not in checkpoint.backbone and name not in fresh)),
-        *_listed("unexpected", (*(name for name in checkpoint.backbone if name not in own), *checkpoint.unused)),
+        *_listed("unexpected", (*(name for name in found if name not in own), *checkpoint.unused)),
         *_listed(
             "of another shape",
             (
                 f"{name} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
-                for name, tensor in checkpoint.backbone.items()
+                for name, tensor in found.items()
                 if name in own and tensor.shape != own[name].shape
             ),
         ),
-        *_listed("not finite", (name for name, tensor in checkpoint.backbone.items() if not tensor.isfinite().all())),
+        *_listed("not finite", (name for name, tensor in found.items() if not tensor.isfinite().all())),
     ]
     if problems:
         kind = f"{checkpoint.identity.title}, {checkpoint.identity.stage.replace('_', ' ')}"
         raise CheckpointError(f"{checkpoint.path} ({kind}) does not fit {backbone.name}: " + "; ".join(problems))
-    load_official_state(backbone, checkpoint.backbone)
+    load_official_state(backbone, found)
     return fresh
 
 

@@ -44,6 +44,17 @@ ACT = CheckpointLayout(
         "ACT_encoder.cls_head.",
     ),
 )
+POINT_GPT = CheckpointLayout(
+    prefix="GPT_Transformer.",
+    ignored=(),
+    fresh=("cls_token", "cls_pos", "blocks.cls_norm.weight", "blocks.cls_norm.bias"),
+    sizes={
+        "encoder_width": ("encoder.first_conv.0.weight", 0),
+        "generator_channels": ("blocks.increase_dim.0.weight", 0),
+    },
+    optional=("generator_blocks.",),
+    renamed=((".attn.in_proj.", ".attn.in_proj_"), ("cls_head_finetune.", "blocks.cls_head_finetune.")),
+)
 
 # The first rule whose every pattern is found in some tensor name says what the file is.
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -80,6 +91,9 @@ _TITLES = {
     "sonata": "Sonata",
     "point_mae": "Point-MAE",
 }
+
+_FIRST_NORMS = ("blocks.blocks.0.norm1.weight", "blocks.layers.0.ln_1.weight")
+_HEADS = ("cls_head_finetune.", "blocks.cls_head_finetune.")
 
 
 @dataclass(frozen=True)
@@ -120,10 +134,14 @@ def identify(tensors: Mapping[str, Tensor], expected: str = "") -> Identity:
         return Identity(None, "an unknown network", "unknown")
     if backbone == _ALIKE.get(expected) and not any(name.startswith("MAE_encoder.") for name in tensors):
         backbone = expected
-    blocks = [re.search(r"(?:^|\.)blocks\.blocks\.(\d+)\.", name) for name in tensors if "decoder" not in name.lower()]
+    blocks = [
+        re.search(r"(?:^|\.)blocks\.(?:blocks|layers)\.(\d+)\.", name)
+        for name in tensors
+        if "decoder" not in name.lower()
+    ]
     depth = max((int(match[1]) + 1 for match in blocks if match), default=None)
-    norm = next((tensor for name, tensor in tensors.items() if name.endswith("blocks.blocks.0.norm1.weight")), None)
-    head = [(name, t) for name, t in tensors.items() if name.startswith("cls_head_finetune.") and t.ndim == 2]
+    norm = next((tensor for name, tensor in tensors.items() if name.endswith(_FIRST_NORMS)), None)
+    head = [(name, t) for name, t in tensors.items() if name.startswith(_HEADS) and t.ndim == 2]
     if head:
         stage, classes = "classifier", int(head[-1][1].shape[0])
     elif any(name.startswith(("propagation_0", "label_conv.")) for name in tensors):

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
-ROWS_AT_ONCE = 4096  # points; what keeps the widest intermediate (512 channels) near the cache of a CPU core
+SMALL = (128, 256)
+LARGE = (256, 512, 1024)
+ROWS_AT_ONCE = (
+    4096  # points; what keeps the widest intermediate (512 channels in the small form) near the cache of a CPU core
+)
 
 
 class PatchEncoder(nn.Module):
     """One token for each group of points: (B, G, k, 3) -> (B, G, C). Official name ``encoder``.
 
-    Two layers per point, the maximum over the group joined to every point (maximum first), two more layers,
+    Some layers per point, the maximum over the group joined to every point (maximum first), two more layers,
     and the maximum again. While nothing in it trains, an algebraically equal form without BatchNorm and
     without the repeated maximum runs in its place.
 
     Args:
         width: channels C of a token.
+        hidden: channels of the layers before the first maximum, ``SMALL`` or ``LARGE`` (PointGPT-B and -L).
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: tuple[int, ...] = SMALL) -> None:
         super().__init__()
-        self.first_conv = nn.Sequential(nn.Conv1d(3, 128, 1), nn.BatchNorm1d(128), nn.ReLU(), nn.Conv1d(128, 256, 1))
+        *inner, last = hidden
+        layers: list[nn.Module] = []
+        for before, after in pairwise((3, *inner)):
+            layers += [nn.Conv1d(before, after, 1), nn.BatchNorm1d(after), nn.ReLU()]
+        self.first_conv = nn.Sequential(*layers, nn.Conv1d(inner[-1], last, 1))
+        joint = 2 * last
         self.second_conv = nn.Sequential(
-            nn.Conv1d(512, 512, 1), nn.BatchNorm1d(512), nn.ReLU(), nn.Conv1d(512, width, 1)
+            nn.Conv1d(joint, joint, 1), nn.BatchNorm1d(joint), nn.ReLU(), nn.Conv1d(joint, width, 1)
         )
 
     def forward(self, neighborhoods: Tensor) -> Tensor:
@@ -45,18 +57,22 @@ class PatchEncoder(nn.Module):
         [maximum, feature] is a sum of two: the first runs once a group; the second follows an affine layer
         directly, so the product of both weights takes the place of the pair.
         """
-        weight1, bias1 = _absorb(self.first_conv[0], self.first_conv[1])
-        weight2, bias2 = _dense(self.first_conv[3])
+        stages = [
+            tuple(tensor.to(points.dtype) for tensor in _absorb(conv, norm))
+            for conv, norm in zip([*self.first_conv][:-1:3], [*self.first_conv][1:-1:3], strict=True)
+        ]
+        weight2, bias2 = _dense(self.first_conv[-1])
         weight3, bias3 = _absorb(self.second_conv[0], self.second_conv[1])
         weight4, bias4 = (tensor.to(points.dtype) for tensor in _dense(self.second_conv[3]))
         of_maximum, of_feature = weight3.chunk(2, dim=1)
         direct, constant = of_feature @ weight2, of_feature @ bias2 + bias3
-        weight1, bias1, weight2, bias2, of_maximum, direct, constant = (
-            tensor.to(points.dtype) for tensor in (weight1, bias1, weight2, bias2, of_maximum, direct, constant)
+        weight2, bias2, of_maximum, direct, constant = (
+            tensor.to(points.dtype) for tensor in (weight2, bias2, of_maximum, direct, constant)
         )
 
-        def encode(points: Tensor) -> Tensor:
-            features = nn.functional.linear(points, weight1, bias1).relu_()
+        def encode(features: Tensor) -> Tensor:
+            for weight, bias in stages:
+                features = nn.functional.linear(features, weight, bias).relu_()
             maximum = nn.functional.linear(features, weight2).amax(dim=1) + bias2
             shared = nn.functional.linear(maximum, of_maximum, constant)
             features = nn.functional.linear(features, direct).add_(shared[:, None]).relu_()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geopeft_cli.backbones.patch_encoder import PatchEncoder
-from geopeft_cli.backbones.transformer import BLOCK_PLACES, Block, Places, Trunk, block_sites
+from geopeft_cli.backbones.transformer import BLOCK_PLACES, Block, Places, Trunk, block_sites, patch_encoder_sites
 from geopeft_cli.contracts import Backbone, Geometry, Level, Site, Tokens, published
 from geopeft_cli.geometry.grouping import group
 
@@ -78,12 +78,8 @@ class PatchTransformer(Backbone):
         return {name: getattr(self, name) for name in names}
 
     def sites(self) -> list[Site]:
-        first, second = self.encoder.first_conv, self.encoder.second_conv
         return [
-            Site("encoder.first_conv.0", "patch_embedding", -1, None, first, "0"),
-            Site("encoder.first_conv.3", "patch_embedding", -1, None, first, "3"),
-            Site("encoder.second_conv.0", "patch_embedding", -1, None, second, "0"),
-            Site("encoder.second_conv.3", "patch_embedding", -1, None, second, "3"),
+            *patch_encoder_sites(self.encoder),
             *([Site("reduce_dim", "patch_embedding", -1, None, self, "reduce_dim")] if self.encoder_width else []),
             Site("pos_embed.0", "position", -1, None, self.pos_embed, "0"),
             Site("pos_embed.2", "position", -1, None, self.pos_embed, "2"),

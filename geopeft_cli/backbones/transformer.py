@@ -118,3 +118,13 @@ def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0, places: Plac
             part = block.get_submodule(owner)
             sites.append(Site(f"{prefix}.{index}.{path}", role, index, level if has_centers else None, part, attribute))
     return sites
+
+
+def patch_encoder_sites(encoder: nn.Module, prefix: str = "encoder") -> list[Site]:
+    """The convolutions of a mini-PointNet, in the order of the forward pass."""
+    return [
+        Site(f"{prefix}.{part}.{index}", "patch_embedding", -1, None, getattr(encoder, part), index)
+        for part in ("first_conv", "second_conv")
+        for index, layer in getattr(encoder, part).named_children()
+        if isinstance(layer, nn.Conv1d)
+    ]

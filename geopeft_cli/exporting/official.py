@@ -20,7 +20,7 @@ from geopeft_cli.tasks.classification import Classification
 
 
 def export_official(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest) -> Verification:
-    """Write a fine-tuned model in the layout of Point-MAE's own fine-tuning runs, read it back, and compare bitwise.
+    """Write a fine-tuned model in the layout of its authors' fine-tuning runs, read it back, and compare bitwise.
 
     A ``.pth`` file has the keys ``base_model``, ``epoch``, ``metrics`` and ``best_metrics``; a ``.safetensors`` file
     is flat, with the backbone's settings, class names and input preparation in its header.
@@ -77,7 +77,8 @@ def official_tensors(model: Backbone) -> dict[str, Tensor]:
             f"the official classifier has the mlp head, this model a {task.head} one",
             "Export to onnx or pt2, or train with task.head=mlp.",
         )
-    return {name: tensor.cpu().clone().contiguous() for name, tensor in official_state(model).items()}
+    state = official_state(model)
+    return {model.layout.file_name(name): tensor.cpu().clone().contiguous() for name, tensor in state.items()}
 
 
 def _way_out(wrappers: dict[str, Wrapper]) -> str:

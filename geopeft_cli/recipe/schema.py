@@ -167,10 +167,11 @@ class BackboneSection(Section):
 
     ``checkpoint`` is a path, ``https://…`` (with ``sha256``), ``hf://owner/repo/file`` or ``embedded:NAME``.
     ``width``, ``depth`` and ``heads`` are read from the checkpoint; given here, they are checked against it.
+    ``reconstruction`` weighs PointGPT's generator in the training loss (3 if not given); 0 leaves it out.
     ``near_origin: keep`` lets farthest point sampling choose points within 0.0316 of the origin.
     """
 
-    name: Literal["point_mae", "point_bert", "act", "recon"] = "point_mae"
+    name: Literal["point_mae", "point_bert", "act", "recon", "point_gpt"] = "point_mae"
     checkpoint: Text
     sha256: Sha256 | None = None
     groups: PositiveCount = 64
@@ -180,6 +181,13 @@ class BackboneSection(Section):
     heads: PositiveCount | None = None
     drop_path: Fraction = 0.1
     near_origin: Literal["skip", "keep"] = "skip"
+    reconstruction: NonNegativeNumber | None = None
+
+    @model_validator(mode="after")
+    def _generator_is_there(self) -> BackboneSection:
+        if self.reconstruction is not None and self.name != "point_gpt":
+            raise mistake("reconstruction", f"is for point_gpt, which has a generator; {self.name} has none")
+        return self
 
     @model_validator(mode="after")
     def _downloads_are_verified(self) -> BackboneSection:

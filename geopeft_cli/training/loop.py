@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from geopeft_cli.contracts import Backbone, Method, Task, load_official_state
 from geopeft_cli.data.keys import derived_seed
 from geopeft_cli.errors import TrainingError
+from geopeft_cli.objective import training_loss
 from geopeft_cli.training.checkpoints import (
     Progress,
     generator_states,
@@ -137,8 +138,7 @@ def train(
         for step, batch in enumerate(batches.epoch(epoch)):
             points, labels = ranks.share(batch.points).to(device), ranks.share(batch.labels).to(device)
             with autocast(plan.precision, device):
-                logits = model(points)
-                loss = task.loss(logits, labels)
+                loss, logits = training_loss(model, task, points, labels)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(

@@ -70,7 +70,7 @@ def merge_trained(
     with new_file(output) as partial:
         write_tensors(
             partial,
-            tensors,
+            {opened.model.layout.file_name(name): tensor for name, tensor in tensors.items()},
             {"format": "pt", HEADER_KEY: manifest.to_text(), SETTINGS_KEY: json.dumps(opened.manifest.backbone)},
         )
     return MergeResult(output, merged, note, accuracy)

@@ -13,6 +13,7 @@ from geopeft_cli.backbones.layouts import Identity
 from geopeft_cli.contracts import Backbone, official_parameters
 from geopeft_cli.errors import GeopeftError
 from geopeft_cli.methods.monarch import MonarchFactors
+from geopeft_cli.objective import training_loss
 from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
 from geopeft_cli.tasks.fusion import Fusion
 
@@ -57,7 +58,7 @@ def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:
         points = torch.rand(4, experiment.recipe.data.points, 3, generator=generator) - 0.5
         labels = torch.randint(classes, (4,), generator=generator)
         optimizer.zero_grad()
-        task.loss(model(points), labels).backward()
+        training_loss(model, task, points, labels)[0].backward()
         optimizer.step()
         reached |= {name for name, p in parameters.items() if p.grad is not None and bool(p.grad.any())}
     return [name for name in parameters if name not in reached]

@@ -75,7 +75,8 @@ def unmerge(path: Path, output: Path, adapter: Path | None = None, overrides: Se
     if record is None:
         raise UsageError(f"--unmerge takes a merged file, and {path} is none")
     recipe = recorded_recipe(manifest, path, overrides)
-    merged = read_tensors(path)
+    layout = backbone_class(recipe.backbone.name).layout
+    merged = {layout.own_name(name): tensor for name, tensor in read_tensors(path).items()}
     former = replace(manifest, merged=None)
     arguments = (
         f"backbone.checkpoint={output / BASE_FILE}",
@@ -84,10 +85,11 @@ def unmerge(path: Path, output: Path, adapter: Path | None = None, overrides: Se
     if record.get(REVERSIBLE):
         if adapter is not None:
             raise UsageError(f"{path} is reversible and holds its adapter", "Leave --adapter out.")
-        aside = read_aside(path)
+        aside = {layout.own_name(name): tensor for name, tensor in read_aside(path).items()}
         if fingerprint({**merged, **{ASIDE + name: tensor for name, tensor in aside.items()}}) != record[DIGEST]:
             raise AdapterError(f"{path} was changed after it was written", "Copy or make it again.")
-        base = taken_back(BASE, _base_names(former, recipe, merged), merged, aside)
+        parts = (name.removeprefix(BASE) for name in aside if name.startswith(BASE))
+        base = taken_back(BASE, [*_base_names(former, recipe, merged), *parts], merged, aside)
         _restore(output, former, recipe, base, merged, aside)
         return Unmerged(output, "stored", arguments)
     if adapter is None:
@@ -103,6 +105,7 @@ def unmerge(path: Path, output: Path, adapter: Path | None = None, overrides: Se
     if checkpoint is not None:
         source: Literal["checkpoint", "subtracted"] = "checkpoint"
         true = {name: as_loaded(tensor) for name, tensor in {**checkpoint.backbone, **checkpoint.head}.items()}
+        names += [name for name in true if name.startswith(layout.optional) and name not in names]
         deviation, base = _deviation(true, rounded), {name: true[name] for name in names}
     else:
         source, base = "subtracted", {name: rounded.get(name, merged[name]) for name in names}
@@ -143,7 +146,7 @@ def _restore(
     with new_folder(output) as partial:
         file = partial / BASE_FILE
         header = {"format": "pt", SETTINGS_KEY: json.dumps(manifest.backbone)}
-        write_tensors(file, {prefix + name: tensor for name, tensor in base.items()}, header)
+        write_tensors(file, {prefix + layout.file_name(name): tensor for name, tensor in base.items()}, header)
         section = recipe.backbone.model_copy(update={"checkpoint": str(file), "sha256": None})
         experiment = build(recipe.model_copy(update={"backbone": section}), manifest.classes, manifest)
         if experiment.checkpoint.sha256 != manifest.base_sha256:

@@ -52,7 +52,7 @@ def write_checkpoint(name: str, path: Path, seed: int = 0) -> Path:
             noise = 0.1 * torch.randn(tensor.shape, generator=generator)
             # BatchNorm's variance and every norm's weight stay near 1
             tensor = noise.abs() + 0.9 if key.endswith("running_var") else tensor + noise
-        tensors[f"{backbone.layout.prefix}{key}"] = tensor
+        tensors[f"{backbone.layout.prefix}{backbone.layout.file_name(key)}"] = tensor
     torch.save({"base_model": tensors, "epoch": 300}, path)
     return path
 

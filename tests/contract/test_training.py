@@ -11,6 +11,7 @@ from torch import nn
 from contract.subject import SEED, Batches, Subject, base_state, copied, same_bits, trainable
 from geopeft_cli.adapters.directory import adapter_state
 from geopeft_cli.contracts import Wrapper, official_name, official_state
+from geopeft_cli.objective import training_loss
 
 
 def test_training_moves_only_what_the_adapter_holds(subject: Subject, tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_what_trains_gets_a_gradient_within_two_steps_and_nothing_else_does(subj
     for batch in Batches().epoch(0):
         model.train()
         assert model.task is not None
-        model.task.loss(model(batch.points), batch.labels).backward()
+        training_loss(model, model.task, batch.points, batch.labels)[0].backward()
         gradients = {official_name(n): p.grad for n, p in model.named_parameters() if p.grad is not None}
         assert set(gradients) <= declared
         reached |= {name for name, gradient in gradients.items() if gradient.abs().max() > 0}

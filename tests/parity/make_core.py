@@ -35,6 +35,7 @@ class Core:
 
 
 CLASSIFIER = ("logits", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean")
+GPT = ("logits", "fps_idx", "order", "encoder_tokens_mean", "ln_f_mean", "gen_block_mean", "recon_loss")
 
 CORES = {
     "act_scan": Core(CLASSIFIER),
@@ -61,6 +62,9 @@ CORES = {
     "peft_interop": Core(),
     "pointbert_modelnet": Core((*CLASSIFIER, "knn_idx*")),
     "pointbert_scan": Core(CLASSIFIER),
+    "pointgpt_b": Core(GPT),
+    "pointgpt_l": Core(GPT),
+    "pointgpt_s": Core(GPT),
     "pointmae_modelnet": Core((*CLASSIFIER, "knn_idx.*")),
     "pointmae_scan": Core(CLASSIFIER),
     "recon_modelnet": Core((*CLASSIFIER, "knn_idx*")),

@@ -12,8 +12,15 @@ from parity.golden_set import GoldenSet
 from parity.make_core import CORES, TARGET, write_core
 from parity.subjects import RUNNERS
 
+WHOLE_NETWORKS = ("classifiers", "point_gpt")
+
+
+def _subject(name: str) -> str:
+    return RUNNERS[name].partition(":")[0].rpartition(".")[2]
+
+
 BY_SPEED = [
-    pytest.param(name, marks=[pytest.mark.slow] if ".classifiers:" in RUNNERS[name] else []) for name in sorted(RUNNERS)
+    pytest.param(name, marks=[pytest.mark.slow] if _subject(name) in WHOLE_NETWORKS else []) for name in sorted(RUNNERS)
 ]
 
 

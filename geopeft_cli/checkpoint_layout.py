@@ -1,0 +1,43 @@
+"""How the tensors of a backbone are named in the files of its authors. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class CheckpointLayout:
+    """How official files name the tensors of a backbone.
+
+    Attributes:
+        prefix: what a pre-training file puts before the backbone's own names.
+        ignored: beginnings of names in a pre-training file that the backbone does not use.
+        fresh: parameters of the backbone that a pre-training file does not hold.
+        head: beginning of the names of the classification head, as the backbone names it.
+        sizes: arguments of the backbone's constructor that are read off a tensor: its name and the axis.
+        optional: beginnings of names that a file holds and a backbone may be built without.
+        renamed: pairs (piece of a name here, the same piece in official files), for modules that are built in another
+            way than the official ones.
+    """
+
+    prefix: str
+    ignored: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
+    head: str = "cls_head_finetune."
+    sizes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+
+    def own_name(self, name: str) -> str:
+        """The backbone's name for a tensor of an official file, whatever its stage; its own names stay."""
+        name = name.removeprefix(self.prefix)
+        for own, official in self.renamed:
+            name = name.replace(official, own)
+        return name
+
+    def file_name(self, name: str) -> str:
+        """What the official classifier calls a tensor of the backbone."""
+        for own, official in self.renamed:
+            name = name.replace(own, official)
+        return name
