@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,10 +104,9 @@ def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = No
     kind = backbone_class(section.name)
     checkpoint = read_base(recipe)
     sizes = infer_sizes(checkpoint, {"width": section.width, "depth": section.depth, "heads": section.heads})
-    options = {name: getattr(section, name) for name in ("groups", "group_size", "drop_path", "near_origin")}
     torch.manual_seed(recipe.seed)
-    backbone = kind(**sizes, **options)
-    if recipe.data.points < max(section.groups, section.group_size):
+    backbone = kind(**sizes, **_options(kind, recipe))
+    if recipe.data.points < backbone.fewest_points:
         raise UsageError(
             f"data.points: {recipe.data.points} is fewer than backbone.groups {section.groups} "
             f"or backbone.group_size {section.group_size}"
@@ -173,6 +173,14 @@ def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
     load_official_state(model, tensors)
     model.requires_grad_(False).eval()
     return model
+
+
+def _options(kind: type[Backbone], recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe's backbone section its constructor takes; what is left out has the network's own default."""
+    names = ("groups", "group_size", "radius", "pooling", "drop_path", "near_origin")
+    takes = inspect.signature(kind).parameters
+    values = {name: getattr(recipe.backbone, name) for name in names if name in takes}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _make_task(recipe: Recipe, classes: Sequence[str]) -> Task:

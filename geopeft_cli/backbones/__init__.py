@@ -5,6 +5,8 @@ from __future__ import annotations
 from geopeft_cli.contracts import Backbone, registered
 
 BACKBONES = {
+    "i2p_mae": "geopeft_cli.backbones.point_m2ae:I2PMAE",
+    "point_m2ae": "geopeft_cli.backbones.point_m2ae:PointM2AE",
     "point_mae": "geopeft_cli.backbones.point_mae:PointMAE",
 }
 

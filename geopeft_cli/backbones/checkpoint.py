@@ -70,15 +70,17 @@ def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: 
     """
     path = locate(location, sha256)
     tensors = {strip_wrappers(key): tensor for key, tensor in read_tensors(path).items()}
-    identity = identify(tensors)
+    identity = identify(tensors, name)
     if identity.backbone != name:
         raise CheckpointError(
             f"{path}: no key matches {name}; it looks like {identity.title}",
             f"First keys: {', '.join(sorted(tensors)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
         )
-    if any(key.startswith(layout.prefix) for key in tensors):
+    has_head = any(key.startswith(layout.head) for key in tensors)
+    if any(key.startswith(layout.prefix) for key in tensors) if layout.prefix else not has_head:
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.ignored)}
         own = {key.removeprefix(layout.prefix): t for key, t in tensors.items() if key.startswith(layout.prefix)}
-        rest = [key for key in tensors if not key.startswith((layout.prefix, *layout.ignored))]
+        rest = [key for key in tensors if not key.startswith(layout.prefix)]
         head: dict[str, Tensor] = {}
     else:
         own = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.head)}
@@ -94,17 +96,20 @@ def _recorded_settings(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: its record {SETTINGS_KEY} is damaged", "Copy or download it again.") from None
 
 
-def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict[str, int]:
+def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict[str, Any]:
     """Width, depth and heads of a plain ViT from a checkpoint, checked against those that the recipe gives.
 
-    The number of heads is not in the shapes: it is the file's own record, the recipe's, or one for 64 channels.
+    Of a network with stages: the width of its last stage and the depth of all are checked, and ``widths`` and
+    ``depths`` returned in their place. The number of heads is not in the shapes: it is the file's own record, the
+    recipe's, or one for 64 channels.
 
     Raises:
         CheckpointError: the recipe asks for another size than the file has.
         UsageError: the number of heads cannot be told or does not divide the width.
     """
     width, depth = checkpoint.identity.width, checkpoint.identity.depth
-    if width is None or depth is None:
+    stages = checkpoint.identity.stages
+    if width is None or depth is None or not all(blocks for _, blocks in stages):
         raise CheckpointError(f"{checkpoint.path} holds no transformer blocks", "It is not a whole checkpoint.")
     recorded = checkpoint.settings.get("heads")
     for name, found in (("width", width), ("depth", depth), ("heads", recorded)):
@@ -116,8 +121,12 @@ def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict
     heads = recorded or asked.get("heads") or (width // 64 if width % 64 == 0 else None)
     if not heads:
         raise UsageError(f"backbone.heads: width {width} does not tell the number of heads", "Give backbone.heads.")
-    if width % heads:
-        raise UsageError(f"backbone.heads: {heads} does not divide the width {width}")
+    for one in [size for size, _ in stages] or [width]:
+        if one % heads:
+            raise UsageError(f"backbone.heads: {heads} does not divide the width {one}")
+    if stages:
+        widths, depths = zip(*stages, strict=True)
+        return {"widths": widths, "depths": depths, "heads": int(heads)}
     return {"width": width, "depth": depth, "heads": int(heads)}
 
 

@@ -9,7 +9,7 @@ ROWS_AT_ONCE = 4096  # points; what keeps the widest intermediate (512 channels)
 
 
 class PatchEncoder(nn.Module):
-    """One token for each group of points: (B, G, k, 3) -> (B, G, C). Official name ``encoder``.
+    """One token for each group of points, or of tokens: (B, G, k, in) -> (B, G, C). Official name ``encoder``.
 
     Two layers per point, the maximum over the group joined to every point (maximum first), two more layers,
     and the maximum again. While nothing in it trains, an algebraically equal form without BatchNorm and
@@ -17,29 +17,33 @@ class PatchEncoder(nn.Module):
 
     Args:
         width: channels C of a token.
+        inputs: channels of what is grouped.
+        first: channels of the two layers before the first maximum.
+        second: channels of the layer behind it.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, inputs: int = 3, first: tuple[int, int] = (128, 256), second: int = 512) -> None:
         super().__init__()
-        self.first_conv = nn.Sequential(nn.Conv1d(3, 128, 1), nn.BatchNorm1d(128), nn.ReLU(), nn.Conv1d(128, 256, 1))
+        a, b = first
+        self.first_conv = nn.Sequential(nn.Conv1d(inputs, a, 1), nn.BatchNorm1d(a), nn.ReLU(), nn.Conv1d(a, b, 1))
         self.second_conv = nn.Sequential(
-            nn.Conv1d(512, 512, 1), nn.BatchNorm1d(512), nn.ReLU(), nn.Conv1d(512, width, 1)
+            nn.Conv1d(2 * b, second, 1), nn.BatchNorm1d(second), nn.ReLU(), nn.Conv1d(second, width, 1)
         )
 
     def forward(self, neighborhoods: Tensor) -> Tensor:
-        batch, groups, size, _ = neighborhoods.shape
-        points = neighborhoods.reshape(batch * groups, size, 3)
+        batch, groups = neighborhoods.shape[:2]
+        points = neighborhoods.flatten(0, 1)
         tokens = self.folded(points) if self._is_frozen() else self.textbook(points)
         return tokens.reshape(batch, groups, -1)
 
     def textbook(self, points: Tensor) -> Tensor:
-        """The definition: (M, k, 3) -> (M, C)."""
+        """The definition: (M, k, in) -> (M, C)."""
         features = self.first_conv(points.transpose(1, 2))
         maximum = features.amax(dim=2, keepdim=True).expand_as(features)
         return self.second_conv(torch.cat([maximum, features], dim=1)).amax(dim=2)  # type: ignore[no-any-return]
 
     def folded(self, points: Tensor) -> Tensor:
-        """The same function of frozen weights, (M, k, 3) -> (M, C), with 0.6 of the multiplications.
+        """The same function of frozen weights, (M, k, in) -> (M, C), with 0.6 of the multiplications.
 
         BatchNorm with fixed statistics is absorbed by the convolution before it. The convolution over
         [maximum, feature] is a sum of two: the first runs once a group; the second follows an affine layer

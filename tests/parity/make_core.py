@@ -36,7 +36,11 @@ class Core:
 
 CLASSIFIER = ("logits", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean")
 
+STAGES = ("logits", "fps_idx*", "block0.0.mean", "block1.2.mean", "block2.4.mean")
+
 CORES = {
+    "i2pmae_modelnet": Core(STAGES),
+    "i2pmae_scan": Core(STAGES),
     "k_rectify": Core(
         ("*.y.mean", "*.y.rms", "*.y_rf0.tokens", "*.y_alone.tokens", "dist", "idx", "point_monarch.r*"),
         ("c384_t0", "c384_t2"),
@@ -58,6 +62,8 @@ CORES = {
         )
     ),
     "peft_interop": Core(),
+    "point_m2ae_modelnet40": Core((*STAGES, "mask_count*", "svm_feature*")),
+    "point_m2ae_scanobjectnn": Core((*STAGES, "mask_count*", "block_mean_2")),
     "pointmae_modelnet": Core((*CLASSIFIER, "knn_idx.*")),
     "pointmae_scan": Core(CLASSIFIER),
 }
