@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from parity.golden_set import GoldenSet
 
 TARGET = Path(__file__).resolve().parent / "golden"
-BACKGROUND = ("prefix",)  # the one key outside the uniform ones that a comparison needs
+BACKGROUND = ("prefix",)  # keys outside the uniform ones that a comparison needs, beside configurations of routes
 UNIFORM = ("schema", "set", "subject", "variant", "origin", "config", "files", "inputs", "weights", "outputs", "notes")
 
 
@@ -78,7 +78,8 @@ def write_core(source: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
 
-    meta = {key: golden.meta[key] for key in (*UNIFORM, *BACKGROUND) if key in golden.meta}
+    configs = dict.fromkeys(route["config"] for route in golden.meta["weights"]["routes"] if "config" in route)
+    meta = {key: golden.meta[key] for key in (*UNIFORM, *BACKGROUND, *configs) if key in golden.meta}
     meta["inputs"] = {name: entry for name, entry in meta["inputs"].items() if not _of_case(name, dropped)}
     if dropped:
         kept = {name: value for name, value in cases.items() if name not in dropped}

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from geopeft_cli.backbones import point_m2ae
 from geopeft_cli.backbones.checkpoint import Checkpoint, infer_sizes, load_backbone, load_head, read_checkpoint
 from geopeft_cli.backbones.point_m2ae import I2PMAE, LocalAttention, PointM2AE, near
 from geopeft_cli.contracts import Geometry, Level, Method, official_parameters, published
 from geopeft_cli.errors import CheckpointError, UsageError
-from geopeft_cli.geometry.grouping import group
+from geopeft_cli.geometry.grouping import Groups, group
 from geopeft_cli.methods.bitfit import BitFit
 from geopeft_cli.methods.lora import LoRA
 from geopeft_cli.methods.most import MoST
@@ -216,10 +217,17 @@ def test_rates_of_stochastic_depth_grow_through_the_stages() -> None:
     assert [block.drop_path.rate for block in blocks] == pytest.approx([0.01 * i for i in range(15)], abs=1e-7)
 
 
-def test_near_origin_reaches_the_sampling_of_every_stage() -> None:
-    points = torch.cat([POINTS[:1], torch.zeros(1, 8, 3)], dim=1) * 0.02
-    kept, skipped = (tiny(near_origin=mode).grouped(points) for mode in ("keep", "skip"))
-    assert all(not torch.equal(a.centers, b.centers) for a, b in zip(kept, skipped, strict=True))
+@pytest.mark.parametrize("mode", ["keep", "skip"])
+def test_near_origin_reaches_the_sampling_of_every_stage(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def recorded(points: Tensor, *settings: Any) -> Groups:
+        calls.append((points.shape[1], *settings))
+        return group(points, *settings)
+
+    monkeypatch.setattr(point_m2ae, "group", recorded)
+    tiny(near_origin=mode).grouped(POINTS)
+    assert calls == [(64, 16, 6, mode), (16, 8, 4, mode), (8, 5, 3, mode)]
 
 
 def test_names_with_token_do_not_decay() -> None:
