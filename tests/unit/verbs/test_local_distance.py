@@ -16,7 +16,6 @@ from geopeft_cli.adapters.header import read_header
 from geopeft_cli.adapters.peft_layout import TENSORS
 from geopeft_cli.assemble import Experiment, build, load_splits, make_batches
 from geopeft_cli.assets.pretrain_point_mae_tiny import save
-from geopeft_cli.backbones.point_m2ae import PointM2AE
 from geopeft_cli.backbones.point_mae import PointMAE
 from geopeft_cli.contracts import Wrapper, official_state
 from geopeft_cli.data.clouds import Subset
@@ -28,7 +27,7 @@ from geopeft_cli.reports.local_distance import LocalDistanceReport, print_local_
 from geopeft_cli.reports.local_distance_plot import check_plot, write_plot
 from geopeft_cli.reports.records import read_records
 from geopeft_cli.verbs.finetune import finetune, prepare
-from geopeft_cli.verbs.local_distance import _Measure, measure_local_distance
+from geopeft_cli.verbs.local_distance import measure_local_distance
 from geopeft_cli.verbs.merge import merge_trained
 from geopeft_cli.verbs.opening import open_trained
 
@@ -313,11 +312,3 @@ def test_plots_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(MissingDependencyError) as caught:
         check_plot(tmp_path / "b.svg")
     assert caught.value.hint == 'Run pip install "geopeft[plot]".'
-
-
-def test_of_a_network_with_stages_the_last_one_is_measured() -> None:
-    torch.manual_seed(0)
-    model = PointM2AE((8, 12, 16), (1, 2, 3), 2, (16, 10, 8), (4, 4, 4), (0.8, 1.3, 1.6))
-    measured = _Measure([torch.randn(2, 64, 3)], 3, torch.device("cpu"))("staged", model)
-    assert measured.figures.shape == (3, 2, 2)
-    assert measured.centers.shape == (2, 8, 3)
