@@ -106,7 +106,7 @@ def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = No
     sizes = infer_sizes(checkpoint, {"width": section.width, "depth": section.depth, "heads": section.heads})
     torch.manual_seed(recipe.seed)
     backbone = kind(**sizes, **_options(kind, recipe))
-    if recipe.data.points < max(section.groups, section.group_size):
+    if recipe.data.points < backbone.fewest_points:
         raise UsageError(
             f"data.points: {recipe.data.points} is fewer than backbone.groups {section.groups} "
             f"or backbone.group_size {section.group_size}"
@@ -178,7 +178,7 @@ def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
 
 def _options(kind: type[Backbone], recipe: Recipe) -> dict[str, Any]:
     """What of the recipe's backbone section its constructor takes; what is left out has the network's own default."""
-    names = ("groups", "group_size", "drop_path", "near_origin", "reconstruction")
+    names = ("groups", "group_size", "radius", "pooling", "drop_path", "near_origin", "reconstruction")
     takes = inspect.signature(kind).parameters
     values = {name: getattr(recipe.backbone, name) for name in names if name in takes}
     return {name: value for name, value in values.items() if value is not None}

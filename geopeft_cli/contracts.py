@@ -301,7 +301,7 @@ class Backbone(nn.Module, ABC):
         head_layout: layout of the official classification head, a key of ``tasks.heads.HEADS``.
         layout: how its official checkpoints name the tensors.
         token_names: parameters that a pre-training checkpoint may lack and every recipe may train
-            (class token and its position).
+            (class token and its position, or the final norm).
     """
 
     name: ClassVar[str]
@@ -320,6 +320,12 @@ class Backbone(nn.Module, ABC):
     def fusion_blocks(self) -> range:
         """The blocks whose outputs may be fused before the head: those of the last stage, whose tokens are pooled."""
         return range(self.depth)
+
+    @property
+    def fewest_points(self) -> int:
+        """The size of the smallest cloud that the backbone can cut into the groups of its first stage."""
+        counts = (self.settings().get(name, 1) for name in ("groups", "group_size"))
+        return max(count if isinstance(count, int) else count[0] for count in counts)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

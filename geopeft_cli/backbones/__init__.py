@@ -6,8 +6,10 @@ from geopeft_cli.contracts import Backbone, registered
 
 BACKBONES = {
     "act": "geopeft_cli.backbones.act:ACT",
+    "i2p_mae": "geopeft_cli.backbones.point_m2ae:I2PMAE",
     "point_bert": "geopeft_cli.backbones.point_bert:PointBERT",
     "point_gpt": "geopeft_cli.backbones.point_gpt:PointGPT",
+    "point_m2ae": "geopeft_cli.backbones.point_m2ae:PointM2AE",
     "point_mae": "geopeft_cli.backbones.point_mae:PointMAE",
     "recon": "geopeft_cli.backbones.recon:ReCon",
 }

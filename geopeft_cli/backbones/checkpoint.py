@@ -76,7 +76,8 @@ def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: 
             f"{path}: no key matches {name}; it looks like {identity.title}",
             f"First keys: {', '.join(sorted(tensors)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
         )
-    if any(key.startswith(layout.prefix) for key in tensors):
+    has_prefix = any(key.startswith(layout.prefix) for key in tensors)
+    if has_prefix if layout.prefix else identity.stage != "classifier":
         used = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.ignored)}
         own = {layout.own_name(key): t for key, t in used.items() if key.startswith(layout.prefix)}
         rest = [key for key in used if not key.startswith(layout.prefix)]
@@ -96,17 +97,20 @@ def _recorded_settings(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: its record {SETTINGS_KEY} is damaged", "Copy or download it again.") from None
 
 
-def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict[str, int]:
-    """Width, depth, heads and what its layout names of a plain ViT from a checkpoint, checked against the recipe's.
+def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict[str, Any]:
+    """Width, depth, heads and what its layout names from a checkpoint, checked against those that the recipe gives.
 
-    The number of heads is not in the shapes: it is the file's own record, the recipe's, or one for 64 channels.
+    Of a network with stages: the width of its last stage and the depth of all are checked, and ``widths`` and
+    ``depths`` returned in their place. The number of heads is not in the shapes: it is the file's own record, the
+    recipe's, or one for 64 channels.
 
     Raises:
         CheckpointError: the recipe asks for another size than the file has.
         UsageError: the number of heads cannot be told or does not divide the width.
     """
     width, depth = checkpoint.identity.width, checkpoint.identity.depth
-    if width is None or depth is None:
+    stages = checkpoint.identity.stages
+    if width is None or depth is None or not all(blocks for _, blocks in stages):
         raise CheckpointError(f"{checkpoint.path} holds no transformer blocks", "It is not a whole checkpoint.")
     recorded = checkpoint.settings.get("heads")
     for name, found in (("width", width), ("depth", depth), ("heads", recorded)):
@@ -118,13 +122,17 @@ def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict
     heads = recorded or asked.get("heads") or (width // 64 if width % 64 == 0 else None)
     if not heads:
         raise UsageError(f"backbone.heads: width {width} does not tell the number of heads", "Give backbone.heads.")
-    if width % heads:
-        raise UsageError(f"backbone.heads: {heads} does not divide the width {width}")
+    for one in [size for size, _ in stages] or [width]:
+        if one % heads:
+            raise UsageError(f"backbone.heads: {heads} does not divide the width {one}")
     further = {
         size: int(checkpoint.backbone[name].shape[axis])
         for size, (name, axis) in checkpoint.layout.sizes.items()
         if name in checkpoint.backbone and checkpoint.backbone[name].ndim > axis
     }
+    if stages:
+        widths, depths = zip(*stages, strict=True)
+        return {"widths": widths, "depths": depths, "heads": int(heads), **further}
     return {"width": width, "depth": depth, "heads": int(heads), **further}
 
 

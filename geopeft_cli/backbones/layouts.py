@@ -56,11 +56,27 @@ POINT_GPT = CheckpointLayout(
     renamed=((".attn.in_proj.", ".attn.in_proj_"), ("cls_head_finetune.", "blocks.cls_head_finetune.")),
 )
 
+_HIERARCHICAL = (
+    "h_encoder.encoder_norms.",
+    "h_decoder.",
+    "decoder_pos_embeds.",
+    "decoder_norm.",
+    "token_prop.",
+    "mask_token",
+)
+POINT_M2AE = CheckpointLayout(prefix="", ignored=(*_HIERARCHICAL, "rec_head."), fresh=("norm.weight", "norm.bias"))
+I2P_MAE = CheckpointLayout(
+    prefix="",
+    ignored=(*_HIERARCHICAL, "rec_head_2d.", "rec_head_3d.", "clip_model."),
+    fresh=("norm.weight", "norm.bias"),
+)
+
 # The first rule whose every pattern is found in some tensor name says what the file is.
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("recon", (r"blocks\.blocks\.0\.attn_contrast\.",)),
     ("i2p_mae", (r"^h_encoder\.", r"^(clip_model|rec_head_2d)\.")),
     ("point_m2ae", (r"^h_encoder\.",)),
+    ("point_m2ae_early", (r"^MAE_encoder\.encoders\.\d",)),
     ("point_gpt", (r"(^|\.)generator_blocks\.|(^|\.)blocks\.sos$",)),
     ("point_bert", (r"^transformer_q\.",)),
     ("point_bert", (r"^reduce_dim\.", r"^blocks\.blocks\.0\.attn\.qkv\.")),
@@ -76,12 +92,14 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 # Networks that differ in their pre-training alone: nothing in a fine-tuned file tells the first from the second.
-_ALIKE = {"act": "point_mae"}
+_ALIKE = {"act": "point_mae", "i2p_mae": "point_m2ae"}
+_PRE_TRAINING = ("MAE_encoder.", "mask_token", "h_decoder.", "rec_head.")
 
 _TITLES = {
     "recon": "ReCon",
     "i2p_mae": "I2P-MAE",
     "point_m2ae": "Point-M2AE",
+    "point_m2ae_early": "an early upload of Point-M2AE, whose tensors have other names",
     "point_gpt": "PointGPT",
     "point_bert": "Point-BERT",
     "act": "ACT",
@@ -104,8 +122,9 @@ class Identity:
         backbone: recipe name, or ``None`` when no rule fits.
         title: the network's own name, for messages.
         stage: ``pretrained``, ``classifier``, ``part_segmentation`` or ``unknown``.
-        width, depth: read from the shapes of a plain ViT, else ``None``.
+        width, depth: read from the shapes of a plain ViT, or of the last stage and of all, else ``None``.
         classes: outputs of the classification head, if there is one.
+        stages: width and depth of every stage of a network with stages; a depth of 0 where blocks are missing.
     """
 
     backbone: str | None
@@ -114,6 +133,7 @@ class Identity:
     width: int | None = None
     depth: int | None = None
     classes: int | None = None
+    stages: tuple[tuple[int, int], ...] = ()
 
 
 def strip_wrappers(name: str) -> str:
@@ -132,7 +152,7 @@ def identify(tensors: Mapping[str, Tensor], expected: str = "") -> Identity:
     backbone = next(kinds, None)
     if backbone is None:
         return Identity(None, "an unknown network", "unknown")
-    if backbone == _ALIKE.get(expected) and not any(name.startswith("MAE_encoder.") for name in tensors):
+    if backbone == _ALIKE.get(expected) and not any(name.startswith(_PRE_TRAINING) for name in tensors):
         backbone = expected
     blocks = [
         re.search(r"(?:^|\.)blocks\.(?:blocks|layers)\.(\d+)\.", name)
@@ -148,4 +168,19 @@ def identify(tensors: Mapping[str, Tensor], expected: str = "") -> Identity:
         stage, classes = "part_segmentation", None
     else:
         stage, classes = "pretrained", None
+    stages = _stages(tensors)
+    if stages:
+        width, depth = stages[-1][0], sum(blocks for _, blocks in stages)
+        return Identity(backbone, _TITLES[backbone], stage, width, depth, classes, stages)
     return Identity(backbone, _TITLES[backbone], stage, None if norm is None else norm.numel(), depth, classes)
+
+
+def _stages(tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
+    """Width and depth of every stage of a network with stages."""
+    blocks: dict[int, list[int]] = {}
+    for name, tensor in tensors.items():
+        match = re.search(r"^h_encoder\.encoder_blocks\.(\d+)\.blocks\.\d+\.norm1\.weight$", name)
+        if match:
+            blocks.setdefault(int(match[1]), []).append(tensor.numel())
+    found = (blocks.get(stage, [0]) for stage in range(max(blocks, default=-1) + 1))
+    return tuple((widths[0], len(widths) if widths[0] else 0) for widths in found)

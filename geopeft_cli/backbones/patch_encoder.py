@@ -9,13 +9,11 @@ from torch import Tensor, nn
 
 SMALL = (128, 256)
 LARGE = (256, 512, 1024)
-ROWS_AT_ONCE = (
-    4096  # points; what keeps the widest intermediate (512 channels in the small form) near the cache of a CPU core
-)
+ROWS_AT_ONCE = 4096  # points; what keeps 512 channels, the widest of the small form, near the cache of a CPU core
 
 
 class PatchEncoder(nn.Module):
-    """One token for each group of points: (B, G, k, 3) -> (B, G, C). Official name ``encoder``.
+    """One token for each group of points, or of tokens: (B, G, k, in) -> (B, G, C). Official name ``encoder``.
 
     Some layers per point, the maximum over the group joined to every point (maximum first), two more layers,
     and the maximum again. While nothing in it trains, an algebraically equal form without BatchNorm and
@@ -23,35 +21,37 @@ class PatchEncoder(nn.Module):
 
     Args:
         width: channels C of a token.
-        hidden: channels of the layers before the first maximum, ``SMALL`` or ``LARGE`` (PointGPT-B and -L).
+        inputs: channels of what is grouped.
+        hidden: channels of the layers before the first maximum, as of ``SMALL`` or ``LARGE`` (PointGPT-B and -L).
+        joint: channels of the layer behind it, by default twice those before it.
     """
 
-    def __init__(self, width: int, hidden: tuple[int, ...] = SMALL) -> None:
+    def __init__(self, width: int, inputs: int = 3, hidden: tuple[int, ...] = SMALL, joint: int | None = None) -> None:
         super().__init__()
         *inner, last = hidden
+        joint = joint or 2 * last
         layers: list[nn.Module] = []
-        for before, after in pairwise((3, *inner)):
+        for before, after in pairwise((inputs, *inner)):
             layers += [nn.Conv1d(before, after, 1), nn.BatchNorm1d(after), nn.ReLU()]
         self.first_conv = nn.Sequential(*layers, nn.Conv1d(inner[-1], last, 1))
-        joint = 2 * last
         self.second_conv = nn.Sequential(
-            nn.Conv1d(joint, joint, 1), nn.BatchNorm1d(joint), nn.ReLU(), nn.Conv1d(joint, width, 1)
+            nn.Conv1d(2 * last, joint, 1), nn.BatchNorm1d(joint), nn.ReLU(), nn.Conv1d(joint, width, 1)
         )
 
     def forward(self, neighborhoods: Tensor) -> Tensor:
-        batch, groups, size, _ = neighborhoods.shape
-        points = neighborhoods.reshape(batch * groups, size, 3)
+        batch, groups = neighborhoods.shape[:2]
+        points = neighborhoods.flatten(0, 1)
         tokens = self.folded(points) if self._is_frozen() else self.textbook(points)
         return tokens.reshape(batch, groups, -1)
 
     def textbook(self, points: Tensor) -> Tensor:
-        """The definition: (M, k, 3) -> (M, C)."""
+        """The definition: (M, k, in) -> (M, C)."""
         features = self.first_conv(points.transpose(1, 2))
         maximum = features.amax(dim=2, keepdim=True).expand_as(features)
         return self.second_conv(torch.cat([maximum, features], dim=1)).amax(dim=2)  # type: ignore[no-any-return]
 
     def folded(self, points: Tensor) -> Tensor:
-        """The same function of frozen weights, (M, k, 3) -> (M, C), with 0.6 of the multiplications.
+        """The same function of frozen weights, (M, k, in) -> (M, C), with 0.6 of the multiplications.
 
         BatchNorm with fixed statistics is absorbed by the convolution before it. The convolution over
         [maximum, feature] is a sum of two: the first runs once a group; the second follows an affine layer

@@ -71,7 +71,7 @@ class PointGPT(Backbone):
         self.reconstruction = reconstruction
         self.feature_width = 2 * width
 
-        self.encoder = PatchEncoder(width, LARGE if encoder_width == LARGE[0] else SMALL)
+        self.encoder = PatchEncoder(width, hidden=LARGE if encoder_width == LARGE[0] else SMALL)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.cls_pos = nn.Parameter(torch.zeros(1, 1, width))
         self.sos_pos = nn.Parameter(torch.zeros(1, 1, width))

@@ -41,7 +41,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask())
+        return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def mask(self) -> Tensor | None:
+        """Which tokens (columns) each attends to, bool, to be broadcast to (B, heads, T, T); ``None``: all."""
+        return None
 
 
 class FeedForward(nn.Module):
@@ -76,15 +81,22 @@ class Trunk(nn.Module):
     """A stack of blocks under the two-level name ``blocks.blocks``. The position is added anew before every block.
 
     Args:
-        drop_path: rate of the last block; it grows linearly from 0 at the first.
+        drop_path: rate of the last block; it grows linearly from ``first`` at the first.
         block: class of a block, made of width, heads and rate.
+        first: rate of the first block.
     """
 
     def __init__(
-        self, width: int, depth: int, heads: int, drop_path: float, block: Callable[..., nn.Module] = Block
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        drop_path: float,
+        block: Callable[..., nn.Module] = Block,
+        first: float = 0.0,
     ) -> None:
         super().__init__()
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = torch.linspace(first, drop_path, depth).tolist()
         self.blocks = nn.ModuleList(block(width, heads, rate) for rate in rates)
 
     def forward(self, x: Tensor, position: Tensor, layers: tuple[int, ...] = ()) -> tuple[Tensor, dict[int, Tensor]]:

@@ -14,7 +14,6 @@ from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.contracts import Backbone
 from geopeft_cli.exporting.verification import (
     Verification,
-    fewest_points,
     prepared,
     record,
     require_suffix,
@@ -62,7 +61,7 @@ def trace(model: Backbone, clouds: Tensor) -> ExportedProgram:
 
     Source positions are left out: they are the paths of this machine.
     """
-    dims = {0: Dim("batch", min=1, max=LARGEST), 1: Dim("n", min=fewest_points(model), max=LARGEST)}
+    dims = {0: Dim("batch", min=1, max=LARGEST), 1: Dim("n", min=model.fewest_points, max=LARGEST)}
     example = resized(clouds, 3, clouds.shape[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -61,7 +61,7 @@ def prepared(clouds: Tensor, model: Backbone) -> Tensor:
     """
     require_points(clouds, "clouds")
     require_count(1, clouds.shape[0], "clouds to verify with")
-    require_count(fewest_points(model), clouds.shape[1], "points of a cloud")
+    require_count(model.fewest_points, clouds.shape[1], "points of a cloud")
     return clouds.detach().cpu().float()
 
 
@@ -77,12 +77,6 @@ def record(manifest: Manifest) -> dict[str, str]:
         "normalize": str(data["normalize"]),
         "geopeft_version": __version__,
     }
-
-
-def fewest_points(model: Backbone) -> int:
-    """The size of the smallest cloud that the backbone can cut into its groups."""
-    settings = model.settings()
-    return max(1, int(settings.get("groups", 1)), int(settings.get("group_size", 1)))
 
 
 def point_counts(points: int, fewest: int) -> tuple[int, ...]:
@@ -125,7 +119,7 @@ def verify(run: Callable[[Tensor], Tensor], model: Backbone, clouds: Tensor, pat
         ExportError: a logit differs by more than 1e-4 times the larger of 1 and the root mean square of the logits.
     """
     cases, largest = [], 0.0
-    for points in point_counts(clouds.shape[1], fewest_points(model)):
+    for points in point_counts(clouds.shape[1], model.fewest_points):
         for batch in BATCHES:
             given = resized(clouds, batch, points)
             expected, found = model(given), run(given)

@@ -45,13 +45,13 @@ def group(points: Tensor, groups: int, size: int, near_origin: NearOrigin = "ski
         ShapeError: ``points`` is not (B, N, 3), or N is less than ``groups`` or ``size``.
     """
     center_index = farthest_point_sample(points, groups, near_origin)
-    centers = _take(points, center_index)
+    centers = take(points, center_index)
     neighbor_index = nearest_neighbors(points, centers, size).index
-    members = _take(points, neighbor_index.flatten(1)).view(-1, groups, size, 3)
+    members = take(points, neighbor_index.flatten(1)).view(-1, groups, size, 3)
     neighborhoods = members - centers.unsqueeze(2)
     return Groups(neighborhoods, centers, center_index, neighbor_index)
 
 
-def _take(points: Tensor, index: Tensor) -> Tensor:
-    """The points (B, M, 3) at ``index`` (B, M)."""
-    return points.gather(1, index.unsqueeze(-1).expand(-1, -1, points.shape[-1]))
+def take(rows: Tensor, index: Tensor) -> Tensor:
+    """The rows of (B, N, C) at ``index`` (B, M): (B, M, C)."""
+    return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))

@@ -53,7 +53,7 @@ def nearest_neighbors(reference: Tensor, query: Tensor, k: int, exclude_self: bo
     query = query.detach().float()
     reference = reference.detach().float().transpose(1, 2).contiguous()
     if compiled.tracing(query, reference):
-        squared = _squared_distances(query, reference)
+        squared = squared_distances(query, reference)
         return _exact(_without_self(squared, 0) if exclude_self else squared, k)
     if compiled.usable(query, reference):
         return Neighbors(*compiled.select(reference, query.contiguous(), k, exclude_self))
@@ -61,7 +61,7 @@ def nearest_neighbors(reference: Tensor, query: Tensor, k: int, exclude_self: bo
     index = torch.empty(shape, dtype=torch.int64, device=query.device)
     nearest = torch.empty(shape, dtype=torch.float32, device=query.device)
     for clouds, rows in _chunks(query, reference):
-        squared = _squared_distances(query[clouds, rows], reference[clouds])
+        squared = squared_distances(query[clouds, rows], reference[clouds])
         if exclude_self:
             squared = _without_self(squared, rows.start)
         index[clouds, rows], nearest[clouds, rows] = _fast(squared, k)
@@ -79,8 +79,8 @@ def _chunks(query: Tensor, reference: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(first, first + clouds), slice(row, row + rows)
 
 
-def _squared_distances(query: Tensor, reference: Tensor) -> Tensor:
-    """(B, M, N) from query (B, M, 3) and reference (B, 3, N)."""
+def squared_distances(query: Tensor, reference: Tensor) -> Tensor:
+    """((dx^2 + dy^2) + dz^2) between query (B, M, 3) and reference (B, 3, N): (B, M, N)."""
 
     def along(axis: int) -> Tensor:
         delta = query[:, :, axis, None] - reference[:, None, axis]

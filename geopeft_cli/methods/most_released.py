@@ -13,13 +13,15 @@ means of a in c; other tokens pass unchanged. KR is not linear, so that nothing 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from geopeft_cli.contracts import Backbone, Level, Wrapper, current_level
+from geopeft_cli.contracts import Backbone, Level, Site, Wrapper, current_level
 from geopeft_cli.errors import UsageError
 from geopeft_cli.geometry.smoothing import Eps, laplacian
+from geopeft_cli.methods.dense import dense_layer, sizes
 from geopeft_cli.methods.monarch import MonarchFactors
 from geopeft_cli.methods.rectify import require_tokens
 
@@ -145,7 +147,8 @@ def wrap_attentions(
         UsageError: the backbone has none, or more blocks than channels.
     """
     correction = AdaBias(adabias)
-    sites = [site for site in backbone.sites() if site.role == "attention" and site.level is not None]
+    every = backbone.sites()
+    sites = [site for site in every if site.role == "attention" and site.level is not None]
     if not sites:
         raise UsageError(
             f"method.variant: {backbone.name} has no attention over tokens with centers, which released needs",
@@ -153,5 +156,11 @@ def wrap_attentions(
         )
     for site in sites:
         assert site.level is not None
-        branch = PointMonarch(backbone.width, blocks, neighbors, eps, correction, init)
+        branch = PointMonarch(_width_of(site, every) or backbone.width, blocks, neighbors, eps, correction, init)
         site.replace(PointMonarchAttention(site.module, branch, site.level, site.name))
+
+
+def _width_of(attention: Site, sites: Sequence[Site]) -> int | None:
+    """Channels of the tokens that an attention returns, by its last layer: stages of a backbone differ in them."""
+    last = (site for site in sites if site.role == "attention_out" and site.name.startswith(f"{attention.name}."))
+    return next((sizes(dense_layer(site))[1] for site in last), None)

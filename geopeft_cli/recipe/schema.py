@@ -5,9 +5,10 @@ Unknown keys are refused everywhere. Constructors below ``assemble`` take the pl
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from geopeft_cli.recipe.methods import MethodSection
 from geopeft_cli.recipe.types import (
@@ -162,6 +163,16 @@ DataSection = Annotated[
 ]
 
 
+Counts = Annotated[
+    Annotated[PositiveCount, Tag("<number>")] | Annotated[tuple[PositiveCount, ...], Tag("<list>")],
+    Discriminator(lambda value: "<list>" if isinstance(value, (list, tuple)) else "<number>"),
+]
+
+# Networks with stages, and what their recipes may leave out.
+STAGED = ("point_m2ae", "i2p_mae")
+STAGES: Mapping[str, Any] = {"groups": (512, 256, 64), "group_size": (32, 16, 16), "radius": (0.32, 0.64, 1.28)}
+
+
 class BackboneSection(Section):
     """The pre-trained network.
 
@@ -169,13 +180,19 @@ class BackboneSection(Section):
     ``width``, ``depth`` and ``heads`` are read from the checkpoint; given here, they are checked against it.
     ``reconstruction`` weighs PointGPT's generator in the training loss (3 if not given); 0 leaves it out.
     ``near_origin: keep`` lets farthest point sampling choose points within 0.0316 of the origin.
+
+    Networks with stages have lists in ``groups``, ``group_size`` and ``radius``, an entry a stage. ``radius`` is the
+    distance within which tokens attend to each other, 0 for everywhere. ``pooling`` is what the head reads of mean and
+    maximum; left out, what the network's published head for ScanObjectNN does.
     """
 
-    name: Literal["point_mae", "point_bert", "act", "recon", "point_gpt"] = "point_mae"
+    name: Literal["point_mae", "point_bert", "act", "recon", "point_gpt", "point_m2ae", "i2p_mae"] = "point_mae"
     checkpoint: Text
     sha256: Sha256 | None = None
-    groups: PositiveCount = 64
-    group_size: PositiveCount = 32
+    groups: Counts = 64
+    group_size: Counts = 32
+    radius: tuple[NonNegativeNumber, ...] | None = None
+    pooling: Literal["sum", "concat", "concat_rest"] | None = None
     width: PositiveCount | None = None
     depth: PositiveCount | None = None
     heads: PositiveCount | None = None
@@ -187,6 +204,36 @@ class BackboneSection(Section):
     def _generator_is_there(self) -> BackboneSection:
         if self.reconstruction is not None and self.name != "point_gpt":
             raise mistake("reconstruction", f"is for point_gpt, which has a generator; {self.name} has none")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stages_have_defaults(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("name") in STAGED:
+            return {**STAGES, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> BackboneSection:
+        if self.name not in STAGED:
+            for key in ("groups", "group_size"):
+                if isinstance(getattr(self, key), tuple):
+                    raise mistake(key, f"is a list, which is for networks with stages; {self.name} has one stage")
+            for key in ("radius", "pooling"):
+                if getattr(self, key) is not None:
+                    raise mistake(key, f"is for networks with stages; {self.name} has one stage")
+            return self
+        groups, sizes = self.groups, self.group_size
+        for key in ("groups", "group_size", "radius"):
+            values = getattr(self, key)
+            if not isinstance(values, tuple) or len(values) != len(STAGES[key]):
+                raise mistake(key, f"must be a list of {len(STAGES[key])} values, one for each stage of {self.name}")
+        assert isinstance(groups, tuple)
+        assert isinstance(sizes, tuple)
+        for stage, (before, count, size) in enumerate(zip(groups, groups[1:], sizes[1:], strict=False), start=1):
+            if max(count, size) > before:
+                key = "groups" if count > before else "group_size"
+                raise mistake(key, f"takes {max(count, size)} of the {before} tokens before stage {stage}")
         return self
 
     @model_validator(mode="after")

@@ -98,11 +98,11 @@ class _Measure:
         model = model.to(self.device).eval()
         figures, centers = [], []
         for points in self.points:
-            tokens = model.encode(points.to(self.device), range(model.depth))
+            tokens = model.encode(points.to(self.device), model.fusion_blocks)
             centers.append(_spatial_centers(tokens).cpu())
             neighbors = neighborhoods(centers[-1], self.neighbors)
             blocks = []
-            for index in range(model.depth):
+            for index in model.fusion_blocks:
                 features = tokens.spatial(tokens.layers[index]).float().cpu()
                 if not features.isfinite().all():
                     raise GeopeftError(

@@ -25,6 +25,8 @@ CLASSES = ("chair", "lamp", "table")
 CLOUD_POINTS = 64
 SEED = 3
 TINY = {"width": 32, "depth": 2, "heads": 2, "groups": 8, "group_size": 8, "drop_path": 0.2}
+STAGES = {"groups": [16, 8, 6], "group_size": [8, 4, 4], "radius": [0.9, 1.2, 1.5]}
+SHAPES = {"widths": [16, 32, 48], "depths": [1, 2, 2]}  # a checkpoint's, which no recipe gives
 
 
 def clouds(count: int, seed: int = 0) -> Tensor:
@@ -37,7 +39,14 @@ def tiny_backbone(name: str) -> Backbone:
     """A backbone with every size that its constructor takes made small."""
     kind = backbone_class(name)
     takes = inspect.signature(kind).parameters
-    return kind(**{key: value for key, value in TINY.items() if key in takes})
+    return kind(**tiny_sizes(name), **{key: value for key, value in SHAPES.items() if key in takes})
+
+
+def tiny_sizes(name: str) -> dict[str, Any]:
+    """What a recipe says to make a backbone small, as far as its constructor takes it."""
+    takes = inspect.signature(backbone_class(name)).parameters
+    values = TINY | STAGES if "radius" in takes else TINY
+    return {key: value for key, value in values.items() if key in takes}
 
 
 def write_checkpoint(name: str, path: Path, seed: int = 0) -> Path:
@@ -117,8 +126,7 @@ class Subject:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def recipe(self, checkpoint: Path | None = None) -> Recipe:
-        takes = set(inspect.signature(backbone_class(self.backbone)).parameters)
-        sizes = {key: value for key, value in TINY.items() if key in takes}
+        sizes = tiny_sizes(self.backbone)
         return Recipe.model_validate(
             {
                 "name": "contract",

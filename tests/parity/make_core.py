@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from parity.golden_set import GoldenSet
 
 TARGET = Path(__file__).resolve().parent / "golden"
-BACKGROUND = ("prefix",)  # the one key outside the uniform ones that a comparison needs
+BACKGROUND = ("prefix",)  # keys outside the uniform ones that a comparison needs, beside configurations of routes
 UNIFORM = ("schema", "set", "subject", "variant", "origin", "config", "files", "inputs", "weights", "outputs", "notes")
 
 
@@ -37,8 +37,12 @@ class Core:
 CLASSIFIER = ("logits", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean")
 GPT = ("logits", "fps_idx", "order", "encoder_tokens_mean", "ln_f_mean", "gen_block_mean", "recon_loss")
 
+STAGES = ("logits", "fps_idx*", "block0.0.mean", "block1.2.mean", "block2.4.mean")
+
 CORES = {
     "act_scan": Core(CLASSIFIER),
+    "i2pmae_modelnet": Core(STAGES),
+    "i2pmae_scan": Core(STAGES),
     "k_rectify": Core(
         ("*.y.mean", "*.y.rms", "*.y_rf0.tokens", "*.y_alone.tokens", "dist", "idx", "point_monarch.r*"),
         ("c384_t0", "c384_t2"),
@@ -65,6 +69,8 @@ CORES = {
     "pointgpt_b": Core(GPT),
     "pointgpt_l": Core(GPT),
     "pointgpt_s": Core(GPT),
+    "point_m2ae_modelnet40": Core((*STAGES, "mask_count*", "svm_feature*")),
+    "point_m2ae_scanobjectnn": Core((*STAGES, "mask_count*", "block_mean_2")),
     "pointmae_modelnet": Core((*CLASSIFIER, "knn_idx.*")),
     "pointmae_scan": Core(CLASSIFIER),
     "recon_modelnet": Core((*CLASSIFIER, "knn_idx*")),
@@ -81,7 +87,8 @@ def write_core(source: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
 
-    meta = {key: golden.meta[key] for key in (*UNIFORM, *BACKGROUND) if key in golden.meta}
+    configs = dict.fromkeys(route["config"] for route in golden.meta["weights"]["routes"] if "config" in route)
+    meta = {key: golden.meta[key] for key in (*UNIFORM, *BACKGROUND, *configs) if key in golden.meta}
     meta["inputs"] = {name: entry for name, entry in meta["inputs"].items() if not _of_case(name, dropped)}
     if dropped:
         kept = {name: value for name, value in cases.items() if name not in dropped}

@@ -24,11 +24,15 @@ Runner = Callable[[GoldenSet], Iterator[Output]]
 
 RUNNERS = {
     "act_scan": "parity.subjects.classifiers:act",
+    "i2pmae_modelnet": "parity.subjects.point_m2ae:i2p_mae",
+    "i2pmae_scan": "parity.subjects.point_m2ae:i2p_mae",
     "k_rectify": "parity.subjects.k_rectify:run",
     "monarch_linear": "parity.subjects.monarch:run",
     "most_paper": "parity.subjects.most:run",
     "ops_fps_knn": "parity.subjects.grouping:run",
     "peft_interop": "parity.subjects.peft_adapter:run",
+    "point_m2ae_modelnet40": "parity.subjects.point_m2ae:point_m2ae",
+    "point_m2ae_scanobjectnn": "parity.subjects.point_m2ae:point_m2ae",
     "pointbert_modelnet": "parity.subjects.classifiers:point_bert",
     "pointbert_scan": "parity.subjects.classifiers:point_bert",
     "pointgpt_b": "parity.subjects.point_gpt:run",

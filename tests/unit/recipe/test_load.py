@@ -372,7 +372,7 @@ WRONG = [
     "\ud800",
 ]
 JARGON = re.compile(
-    r"Input|union|tag|pydantic|tuple|instance|dictionary|Settings|Section|Data\b|Split\b|Field|None|value_error|"
+    r"Input|union|\btag\b|pydantic|tuple|instance|dictionary|Settings|Section|Data\b|Split\b|Field|None|value_error|"
     r"True|False|valid (string|number|integer)|has a value that is not allowed|\{"
 )
 
