@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,8 @@ def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = No
     kind = backbone_class(section.name)
     checkpoint = read_base(recipe)
     sizes = infer_sizes(checkpoint, {"width": section.width, "depth": section.depth, "heads": section.heads})
-    options = {name: getattr(section, name) for name in ("groups", "group_size", "drop_path", "near_origin")}
     torch.manual_seed(recipe.seed)
-    backbone = kind(**sizes, **options)
+    backbone = kind(**sizes, **_options(kind, recipe))
     if recipe.data.points < max(section.groups, section.group_size):
         raise UsageError(
             f"data.points: {recipe.data.points} is fewer than backbone.groups {section.groups} "
@@ -173,6 +173,13 @@ def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
     load_official_state(model, tensors)
     model.requires_grad_(False).eval()
     return model
+
+
+def _options(kind: type[Backbone], recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe's backbone section the constructor of the backbone takes."""
+    names = ("groups", "group_size", "drop_path", "near_origin", "variant")
+    takes = inspect.signature(kind).parameters
+    return {name: getattr(recipe.backbone, name) for name in names if name in takes}
 
 
 def _make_task(recipe: Recipe, classes: Sequence[str]) -> Task:

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from geopeft_cli.errors import GeometryError, ShapeError, UsageError
 
-Role = Literal["attention", "attention_in", "attention_out", "mlp_in", "mlp_out", "position", "patch_embedding"]
+Role = Literal[
+    "attention", "attention_in", "attention_out", "mlp_in", "mlp_out", "scan", "local", "position", "patch_embedding"
+]
 BLOCK_ROLES: tuple[Role, ...] = ("attention_in", "attention_out", "mlp_in", "mlp_out")
 
 T = TypeVar("T")
@@ -108,8 +110,6 @@ class Foldable(Wrapper):
     ``exact_modes`` lists the modes that reproduce the wrapper's output up to rounding, the best first;
     ``approximate_modes`` those that do not, which must be asked for by name.
     """
-
-    base: nn.Module
 
     @property
     @abstractmethod
@@ -300,12 +300,14 @@ class CheckpointLayout:
         ignored: beginnings of names in a pre-training file that the backbone does not use.
         fresh: parameters of the backbone that a pre-training file does not hold.
         head: beginning of the names of the classification head in a fine-tuned file.
+        heads: whether its blocks have attention heads.
     """
 
     prefix: str
     ignored: tuple[str, ...]
     fresh: tuple[str, ...] = ()
     head: str = "cls_head_finetune."
+    heads: bool = True
 
 
 class Backbone(nn.Module, ABC):
@@ -318,14 +320,15 @@ class Backbone(nn.Module, ABC):
         feature_width: channels of the pooled feature that the head reads.
         head_layout: layout of the official classification head, a key of ``tasks.heads.HEADS``.
         layout: how its official checkpoints name the tensors.
-        token_names: parameters that a pre-training checkpoint may lack and every recipe may train
-            (class token and its position).
+        token_names: class token and position, which a pre-training file may lack and every recipe may train.
+        stand_ins: for roles that no layer of it has, the role that is taken where they are asked for.
     """
 
     name: ClassVar[str]
     layout: ClassVar[CheckpointLayout]
     head_layout: ClassVar[str]
     token_names: ClassVar[tuple[str, ...]] = ()
+    stand_ins: ClassVar[Mapping[str, str]] = {}
     depth: int
     width: int
     feature_width: int
@@ -370,13 +373,11 @@ class Backbone(nn.Module, ABC):
         """Training mode, but BatchNorm whose weight is frozen keeps using and never moves its statistics."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not _trains(module.weight):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not getattr(
+                module.weight, "requires_grad", False
+            ):
                 module.eval()
         return self
-
-
-def _trains(parameter: Tensor | None) -> bool:
-    return parameter is not None and parameter.requires_grad
 
 
 class Task(ABC):
@@ -460,7 +461,7 @@ def select_sites(backbone: Backbone, targets: Sequence[str]) -> list[Site]:
     sites = [site for site in backbone.sites() if site.role != "attention"]
     chosen: dict[str, Site] = {}
     for target in targets:
-        matches = [site for site in sites if _matches(site, target)]
+        matches = [site for site in sites if _matches(site, backbone.stand_ins.get(target, target))]
         if not matches:
             roles = sorted({site.role for site in sites})
             ends = sorted({".".join(site.name.split(".")[-2:]) for site in sites})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from geopeft_cli.contracts import Backbone, registered
 
 BACKBONES = {
+    "mamba3d": "geopeft_cli.backbones.mamba3d:Mamba3D",
     "point_mae": "geopeft_cli.backbones.point_mae:PointMAE",
 }
 

@@ -77,8 +77,9 @@ def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: 
             f"First keys: {', '.join(sorted(tensors)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
         )
     if any(key.startswith(layout.prefix) for key in tensors):
-        own = {key.removeprefix(layout.prefix): t for key, t in tensors.items() if key.startswith(layout.prefix)}
-        rest = [key for key in tensors if not key.startswith((layout.prefix, *layout.ignored))]
+        used = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.ignored)}
+        own = {key.removeprefix(layout.prefix): t for key, t in used.items() if key.startswith(layout.prefix)}
+        rest = [key for key in used if not key.startswith(layout.prefix)]
         head: dict[str, Tensor] = {}
     else:
         own = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.head)}
@@ -95,7 +96,7 @@ def _recorded_settings(path: Path) -> dict[str, Any]:
 
 
 def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict[str, int]:
-    """Width, depth and heads of a plain ViT from a checkpoint, checked against those that the recipe gives.
+    """Width, depth and, where it has attention, heads from a checkpoint, checked against those that the recipe gives.
 
     The number of heads is not in the shapes: it is the file's own record, the recipe's, or one for 64 channels.
 
@@ -113,6 +114,8 @@ def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict
                 f"{checkpoint.path} has {name} {found}, the recipe asks for {asked[name]}",
                 f"Leave backbone.{name} out to take the file's, or use another checkpoint.",
             )
+    if not checkpoint.layout.heads:
+        return {"width": width, "depth": depth}
     heads = recorded or asked.get("heads") or (width // 64 if width % 64 == 0 else None)
     if not heads:
         raise UsageError(f"backbone.heads: width {width} does not tell the number of heads", "Give backbone.heads.")

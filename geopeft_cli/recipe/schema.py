@@ -168,9 +168,10 @@ class BackboneSection(Section):
     ``checkpoint`` is a path, ``https://…`` (with ``sha256``), ``hf://owner/repo/file`` or ``embedded:NAME``.
     ``width``, ``depth`` and ``heads`` are read from the checkpoint; given here, they are checked against it.
     ``near_origin: keep`` lets farthest point sampling choose points within 0.0316 of the origin.
+    ``variant: released`` gives Mamba3D the statistics over whole batches of its released code.
     """
 
-    name: Literal["point_mae"] = "point_mae"
+    name: Literal["point_mae", "mamba3d"] = "point_mae"
     checkpoint: Text
     sha256: Sha256 | None = None
     groups: PositiveCount = 64
@@ -180,6 +181,15 @@ class BackboneSection(Section):
     heads: PositiveCount | None = None
     drop_path: Fraction = 0.1
     near_origin: Literal["skip", "keep"] = "skip"
+    variant: Literal["per_sample", "released"] = "per_sample"
+
+    @model_validator(mode="after")
+    def _settings_fit_the_network(self) -> BackboneSection:
+        if self.variant == "released" and self.name != "mamba3d":
+            raise mistake("variant", f"is released, which only mamba3d has, not {self.name}")
+        if self.heads is not None and self.name == "mamba3d":
+            raise mistake("heads", "is for networks with attention, which mamba3d has not")
+        return self
 
     @model_validator(mode="after")
     def _downloads_are_verified(self) -> BackboneSection:

@@ -24,6 +24,8 @@ Runner = Callable[[GoldenSet], Iterator[Output]]
 
 RUNNERS = {
     "k_rectify": "parity.subjects.k_rectify:run",
+    "mamba3d_modelnet40": "parity.subjects.mamba3d:run",
+    "mamba3d_scanobjectnn": "parity.subjects.mamba3d:run",
     "monarch_linear": "parity.subjects.monarch:run",
     "most_paper": "parity.subjects.most:run",
     "ops_fps_knn": "parity.subjects.grouping:run",
