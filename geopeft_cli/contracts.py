@@ -38,9 +38,8 @@ class Site:
         role: what the module does, the same word on every backbone; all but ``attention`` are dense layers.
         block: index of the transformer block that holds it, -1 outside the blocks.
         level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
-            sequence of tokens (patch encoder, position encoding).
-        owner: the module that holds the layer.
-        attribute: the name under which ``owner`` holds it.
+            sequence of tokens (patch encoder, position encoding, pooling over neighbors).
+        owner, attribute: the module that holds the layer, and the name under which it does.
     """
 
     name: str

@@ -13,7 +13,8 @@ from parity.make_core import CORES, TARGET, write_core
 from parity.subjects import RUNNERS
 
 BY_SPEED = [
-    pytest.param(name, marks=[pytest.mark.slow] if name.startswith("pointmae") else []) for name in sorted(RUNNERS)
+    pytest.param(name, marks=[pytest.mark.slow] if name.startswith(("mamba3d", "pointmae")) else [])
+    for name in sorted(RUNNERS)
 ]
 
 
