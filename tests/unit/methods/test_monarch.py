@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.errors import UsageError
+from geopeft_cli.methods import monarch_product
 from geopeft_cli.methods.monarch import MonarchFactors, project_to_monarch
 
 # square, wide, tall, padded on either or both sides, b > q, one block, b as large as it may be
@@ -144,3 +145,20 @@ def test_the_factors_draw_nothing_when_made_dense() -> None:
     state = torch.get_rng_state()
     factors.dense()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12])
+@pytest.mark.parametrize(("inputs", "outputs", "blocks"), [(12, 36, 3), (13, 17, 5)])
+def test_a_few_rows_at_a_time_are_all_rows(
+    inputs: int, outputs: int, blocks: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors = filled(inputs, outputs, blocks)
+    x = torch.randn(12, inputs, requires_grad=True)
+    weights = torch.randn(12, outputs)
+    found = []
+    for at_a_time in (rows, 100):
+        monkeypatch.setattr(monarch_product, "ROWS", at_a_time)
+        y = factors(x)
+        found.append([y, *torch.autograd.grad((y * weights).sum(), [x, *factors.parameters()])])
+    for part, whole in zip(*found, strict=True):
+        torch.testing.assert_close(part, whole, atol=1e-5, rtol=1e-5)
