@@ -19,6 +19,7 @@ class CheckpointLayout:
         optional: beginnings of names that a file holds and a backbone may be built without.
         renamed: pairs (piece of a name here, the same piece in official files), for modules that are built in another
             way than the official ones.
+        heads: whether its blocks have attention heads.
     """
 
     prefix: str
@@ -28,6 +29,7 @@ class CheckpointLayout:
     sizes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    heads: bool = True
 
     def own_name(self, name: str) -> str:
         """The backbone's name for a tensor of an official file, whatever its stage; its own names stay."""

@@ -24,7 +24,7 @@ from geopeft_cli.errors import GeometryError, ShapeError, UsageError
 BlockRole = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
 # In a second stream of tokens, which have no centers and read those that do.
 QueryRole = Literal["query_attention_in", "query_attention_out", "query_mlp_in", "query_mlp_out"]
-Role = Literal["attention", BlockRole, QueryRole, "position", "patch_embedding"]
+Role = Literal["attention", BlockRole, QueryRole, "scan", "local", "position", "patch_embedding"]
 BLOCK_ROLES: tuple[BlockRole, ...] = get_args(BlockRole)
 
 T = TypeVar("T")
@@ -39,7 +39,8 @@ class Site:
         role: what the module does, the same word on every backbone; all but ``attention`` are dense layers.
         block: index of the transformer block that holds it, -1 outside the blocks.
         level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
-            sequence of tokens (patch encoder, position encoding) or tokens without centers alone (queries).
+            sequence of tokens (patch encoder, position encoding, pooling over neighbors) or tokens without centers
+            alone (queries).
         owner: the module that holds the layer.
         attribute: the name under which ``owner`` holds it.
     """
@@ -111,8 +112,6 @@ class Foldable(Wrapper):
     ``exact_modes`` lists the modes that reproduce the wrapper's output up to rounding, the best first;
     ``approximate_modes`` those that do not, which must be asked for by name.
     """
-
-    base: nn.Module
 
     @property
     @abstractmethod
@@ -302,12 +301,14 @@ class Backbone(nn.Module, ABC):
         layout: how its official checkpoints name the tensors.
         token_names: parameters that a pre-training checkpoint may lack and every recipe may train
             (class token and its position, or the final norm).
+        stand_ins: for roles that no layer of it has, the role that is taken where they are asked for.
     """
 
     name: ClassVar[str]
     layout: ClassVar[CheckpointLayout]
     head_layout: ClassVar[str]
     token_names: ClassVar[tuple[str, ...]] = ()
+    stand_ins: ClassVar[Mapping[str, str]] = {}
     depth: int
     width: int
     feature_width: int
@@ -448,7 +449,7 @@ def select_sites(backbone: Backbone, targets: Sequence[str]) -> list[Site]:
     sites = [site for site in backbone.sites() if site.role != "attention"]
     chosen: dict[str, Site] = {}
     for target in targets:
-        matches = [site for site in sites if _matches(site, target)]
+        matches = [site for site in sites if _matches(site, backbone.stand_ins.get(target, target))]
         if not matches:
             roles = sorted({site.role for site in sites})
             ends = sorted({".".join(site.name.split(".")[-2:]) for site in sites})

@@ -7,6 +7,7 @@ from geopeft_cli.contracts import Backbone, registered
 BACKBONES = {
     "act": "geopeft_cli.backbones.act:ACT",
     "i2p_mae": "geopeft_cli.backbones.point_m2ae:I2PMAE",
+    "mamba3d": "geopeft_cli.backbones.mamba3d:Mamba3D",
     "point_bert": "geopeft_cli.backbones.point_bert:PointBERT",
     "point_gpt": "geopeft_cli.backbones.point_gpt:PointGPT",
     "point_m2ae": "geopeft_cli.backbones.point_m2ae:PointM2AE",

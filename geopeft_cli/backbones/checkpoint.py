@@ -119,21 +119,22 @@ def infer_sizes(checkpoint: Checkpoint, asked: Mapping[str, int | None]) -> dict
                 f"{checkpoint.path} has {name} {found}, the recipe asks for {asked[name]}",
                 f"Leave backbone.{name} out to take the file's, or use another checkpoint.",
             )
+    sizes: dict[str, Any] = {"width": width, "depth": depth}
+    if stages:
+        widths, depths = zip(*stages, strict=True)
+        sizes = {"widths": widths, "depths": depths}
+    for size, (name, axis) in checkpoint.layout.sizes.items():
+        if name in checkpoint.backbone and checkpoint.backbone[name].ndim > axis:
+            sizes[size] = int(checkpoint.backbone[name].shape[axis])
+    if not checkpoint.layout.heads:
+        return sizes
     heads = recorded or asked.get("heads") or (width // 64 if width % 64 == 0 else None)
     if not heads:
         raise UsageError(f"backbone.heads: width {width} does not tell the number of heads", "Give backbone.heads.")
     for one in [size for size, _ in stages] or [width]:
         if one % heads:
             raise UsageError(f"backbone.heads: {heads} does not divide the width {one}")
-    further = {
-        size: int(checkpoint.backbone[name].shape[axis])
-        for size, (name, axis) in checkpoint.layout.sizes.items()
-        if name in checkpoint.backbone and checkpoint.backbone[name].ndim > axis
-    }
-    if stages:
-        widths, depths = zip(*stages, strict=True)
-        return {"widths": widths, "depths": depths, "heads": int(heads), **further}
-    return {"width": width, "depth": depth, "heads": int(heads), **further}
+    return {**sizes, "heads": int(heads)}
 
 
 def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]:

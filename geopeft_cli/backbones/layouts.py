@@ -71,6 +71,20 @@ I2P_MAE = CheckpointLayout(
     fresh=("norm.weight", "norm.bias"),
 )
 
+MAMBA3D = CheckpointLayout(
+    prefix="MAE_encoder.",
+    ignored=(
+        "MAE_decoder.",
+        "decoder_pos_embed.",
+        "increase_dim.",
+        "mask_token",
+        "MAE_encoder.cls_token_pt",
+        "MAE_encoder.cls_pos_pt",
+    ),
+    fresh=("cls_token", "cls_pos"),
+    heads=False,
+)
+
 # The first rule whose every pattern is found in some tensor name says what the file is.
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("recon", (r"blocks\.blocks\.0\.attn_contrast\.",)),
@@ -82,7 +96,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("point_bert", (r"^reduce_dim\.", r"^blocks\.blocks\.0\.attn\.qkv\.")),
     ("act", (r"^ACT_encoder\.",)),
     ("point_mamba", (r"OrderScale_gamma_1$", r"\.mixer\.")),
-    ("mamba3d", (r"\.mixer\.",)),
+    ("mamba3d", (r"blocks\.blocks\.0\.mixer\.",)),
     ("ptv3", (r"(^|\.)seg_head\.", r"(^|\.)enc\.enc0\.")),
     ("sonata", (r"(^|\.)enc\.enc0\.",)),
     (

@@ -172,6 +172,9 @@ Counts = Annotated[
 STAGED = ("point_m2ae", "i2p_mae")
 STAGES: Mapping[str, Any] = {"groups": (512, 256, 64), "group_size": (32, 16, 16), "radius": (0.32, 0.64, 1.28)}
 
+# Settings that not every network has.
+ONLY_OF = {"radius": STAGED, "pooling": STAGED, "reconstruction": ("point_gpt",), "variant": ("mamba3d",)}
+
 
 class BackboneSection(Section):
     """The pre-trained network.
@@ -179,6 +182,7 @@ class BackboneSection(Section):
     ``checkpoint`` is a path, ``https://…`` (with ``sha256``), ``hf://owner/repo/file`` or ``embedded:NAME``.
     ``width``, ``depth`` and ``heads`` are read from the checkpoint; given here, they are checked against it.
     ``reconstruction`` weighs PointGPT's generator in the training loss (3 if not given); 0 leaves it out.
+    ``variant: released`` gives Mamba3D the statistics over whole batches of its released code.
     ``near_origin: keep`` lets farthest point sampling choose points within 0.0316 of the origin.
 
     Networks with stages have lists in ``groups``, ``group_size`` and ``radius``, an entry a stage. ``radius`` is the
@@ -186,7 +190,9 @@ class BackboneSection(Section):
     maximum; left out, what the network's published head for ScanObjectNN does.
     """
 
-    name: Literal["point_mae", "point_bert", "act", "recon", "point_gpt", "point_m2ae", "i2p_mae"] = "point_mae"
+    name: Literal["point_mae", "point_bert", "act", "recon", "point_gpt", "point_m2ae", "i2p_mae", "mamba3d"] = (
+        "point_mae"
+    )
     checkpoint: Text
     sha256: Sha256 | None = None
     groups: Counts = 64
@@ -199,11 +205,15 @@ class BackboneSection(Section):
     drop_path: Fraction = 0.1
     near_origin: Literal["skip", "keep"] = "skip"
     reconstruction: NonNegativeNumber | None = None
+    variant: Literal["per_sample", "released"] = "per_sample"
 
     @model_validator(mode="after")
-    def _generator_is_there(self) -> BackboneSection:
-        if self.reconstruction is not None and self.name != "point_gpt":
-            raise mistake("reconstruction", f"is for point_gpt, which has a generator; {self.name} has none")
+    def _settings_fit_the_network(self) -> BackboneSection:
+        for key, networks in ONLY_OF.items():
+            if getattr(self, key) != type(self).model_fields[key].default and self.name not in networks:
+                raise mistake(key, f"is for {' and '.join(networks)}, not for {self.name}")
+        if self.heads is not None and self.name == "mamba3d":
+            raise mistake("heads", "is for networks with attention, which mamba3d has not")
         return self
 
     @model_validator(mode="before")
@@ -219,9 +229,6 @@ class BackboneSection(Section):
             for key in ("groups", "group_size"):
                 if isinstance(getattr(self, key), tuple):
                     raise mistake(key, f"is a list, which is for networks with stages; {self.name} has one stage")
-            for key in ("radius", "pooling"):
-                if getattr(self, key) is not None:
-                    raise mistake(key, f"is for networks with stages; {self.name} has one stage")
             return self
         groups, sizes = self.groups, self.group_size
         for key in ("groups", "group_size", "radius"):

@@ -23,9 +23,8 @@ TARGETS = {
     "mlp_out": ["mlp_out"],
     "attention_in, mlp_in": ["attention_in", "mlp_in"],
     "all": ["all"],
-    "attn.proj": ["attn.proj"],
 }
-WITHOUT_CENTERS = "patch encoder and position"
+BY_NAME, WITHOUT_CENTERS = "end of a name", "layers without centers"
 FACTORS: dict[str, dict[str, Any]] = {
     "dense": {"type": "dense"},
     "low_rank: 2": {"type": "low_rank", "rank": 2},
@@ -44,7 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def combinations() -> list[tuple[str, str, str]]:
     """Method, targets and factor, without those that do not exist."""
     found = []
-    for method, targets, factor in product(METHODS, [*TARGETS, WITHOUT_CENTERS], FACTORS):
+    for method, targets, factor in product(METHODS, [*TARGETS, BY_NAME, WITHOUT_CENTERS], FACTORS):
         if method == "lora" and factor != "dense":
             continue
         if method.startswith("most") and targets == WITHOUT_CENTERS:
@@ -53,6 +52,12 @@ def combinations() -> list[tuple[str, str, str]]:
             continue  # 2 and 4 divide the blocks of the transformer's layers only
         found.append((method, targets, factor))
     return found
+
+
+def end_of_a_name(backbone: str) -> str:
+    """That which the names of all layers behind an attention have in common, such as ``attn.proj``."""
+    sites = [site for site in tiny_backbone(backbone).sites() if site.role == "attention_out"]
+    return ".".join(sites[-1].name.split(".")[-2:])
 
 
 def layers_without_centers(backbone: str) -> list[str]:
@@ -64,7 +69,10 @@ def layers_without_centers(backbone: str) -> list[str]:
 def test_every_exact_mode_on_every_target_and_factor(checkpoint: tuple[str, Any]) -> None:
     print(f"\n{checkpoint[0]}\n| method | targets | factor | mode | layers | largest difference / rms of the logits |")
     print("|---|---|---|---|---|---|")
-    targets_of = TARGETS | {WITHOUT_CENTERS: layers_without_centers(checkpoint[0])}
+    targets_of = TARGETS | {
+        BY_NAME: [end_of_a_name(checkpoint[0])],
+        WITHOUT_CENTERS: layers_without_centers(checkpoint[0]),
+    }
     for name, targets, factor in combinations():
         method = name.partition(",")[0]
         settings = {**METHODS[name], "targets": targets_of[targets]}

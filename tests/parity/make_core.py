@@ -28,16 +28,20 @@ UNIFORM = ("schema", "set", "subject", "variant", "origin", "config", "files", "
 
 @dataclass(frozen=True)
 class Core:
-    """What to keep of a set: recorded tensors by glob, and of ``config.cases`` the named ones (``None``: all)."""
+    """What to keep of a set: recorded tensors by glob, and of ``config.cases`` the named ones (``None``: all).
+
+    ``without`` names inputs that nothing of it needs.
+    """
 
     outputs: tuple[str, ...] = ("*",)
     cases: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
 
 
 CLASSIFIER = ("logits", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean")
 GPT = ("logits", "fps_idx", "order", "encoder_tokens_mean", "ln_f_mean", "gen_block_mean", "recon_loss")
-
 STAGES = ("logits", "fps_idx*", "block0.0.mean", "block1.2.mean", "block2.4.mean")
+MAMBA = ("logits*", "fps_idx", "knn_center_idx", "alone.norm_first4", "norm_first4")
 
 CORES = {
     "act_scan": Core(CLASSIFIER),
@@ -47,6 +51,8 @@ CORES = {
         ("*.y.mean", "*.y.rms", "*.y_rf0.tokens", "*.y_alone.tokens", "dist", "idx", "point_monarch.r*"),
         ("c384_t0", "c384_t2"),
     ),
+    "mamba3d_modelnet40": Core(MAMBA, without=("mixer0_in_sample0",)),
+    "mamba3d_scanobjectnn": Core((*MAMBA, "alone.block_mean"), without=("mixer0_in_sample0",)),
     "monarch_linear": Core(
         ("*.y", "*.dx", "*.dblkdiag*", "100x60_b8.dense", "*.rows3", "*.rowsum", "*.colsum", "*.residual_fro"),
         ("384x384_b32", "100x60_b8", "60x100_b8", "96x288_b16"),
@@ -89,7 +95,8 @@ def write_core(source: Path, target: Path) -> None:
 
     configs = dict.fromkeys(route["config"] for route in golden.meta["weights"]["routes"] if "config" in route)
     meta = {key: golden.meta[key] for key in (*UNIFORM, *BACKGROUND, *configs) if key in golden.meta}
-    meta["inputs"] = {name: entry for name, entry in meta["inputs"].items() if not _of_case(name, dropped)}
+    kept_inputs = (name for name in meta["inputs"] if name not in core.without and not _of_case(name, dropped))
+    meta["inputs"] = {name: meta["inputs"][name] for name in kept_inputs}
     if dropped:
         kept = {name: value for name, value in cases.items() if name not in dropped}
         meta["config"] = golden.config | {

@@ -27,6 +27,8 @@ RUNNERS = {
     "i2pmae_modelnet": "parity.subjects.point_m2ae:i2p_mae",
     "i2pmae_scan": "parity.subjects.point_m2ae:i2p_mae",
     "k_rectify": "parity.subjects.k_rectify:run",
+    "mamba3d_modelnet40": "parity.subjects.mamba3d:run",
+    "mamba3d_scanobjectnn": "parity.subjects.mamba3d:run",
     "monarch_linear": "parity.subjects.monarch:run",
     "most_paper": "parity.subjects.most:run",
     "ops_fps_knn": "parity.subjects.grouping:run",

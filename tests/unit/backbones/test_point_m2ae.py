@@ -336,7 +336,7 @@ def test_defaults_of_recipes_are_those_of_the_network(kind: type[PointM2AE]) -> 
         ({"groups": [64, 32, 16], "group_size": [8, 8, 40]}, "takes 40 of the 32 tokens before stage 2"),
         ({"radius": [1, 2, -1]}, "greater than or equal to 0"),
         ({"name": "point_mae", "groups": [64, 32, 16]}, "is a list, which is for networks with stages"),
-        ({"name": "point_mae", "pooling": "sum"}, "is for networks with stages; point_mae has one stage"),
+        ({"name": "point_mae", "pooling": "sum"}, "is for point_m2ae and i2p_mae, not for point_mae"),
     ],
 )
 def test_what_recipes_may_not_say(settings: dict[str, Any], message: str) -> None:

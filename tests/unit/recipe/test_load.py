@@ -30,6 +30,28 @@ def test_small_recipe_gets_the_defaults(write: Write, small: str) -> None:
     assert load_recipe(Path("r.yaml")) == recipe
 
 
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            "{checkpoint: a.pth, variant: released}",
+            "backbone.variant is for mamba3d, not for point_mae",
+        ),
+        (
+            "{name: mamba3d, checkpoint: a.pth, heads: 6}",
+            "backbone.heads is for networks with attention, which mamba3d",
+        ),
+    ],
+)
+def test_settings_of_another_network_are_refused(write: Write, section: str, message: str) -> None:
+    write({"r.yaml": HEAD.replace("{checkpoint: a.pth}", section)})
+    with pytest.raises(RecipeError) as raised:
+        load_recipe("r.yaml")
+    assert message in raised.value.message
+    write({"r.yaml": HEAD.replace("{checkpoint: a.pth}", "{name: mamba3d, checkpoint: a.pth, variant: released}")})
+    assert load_recipe("r.yaml").backbone.variant == "released"
+
+
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", ".001", "+1.0e-3", "1_0e-4"])
 def test_numbers_in_every_spelling(write: Write, text: str) -> None:
     write({"r.yaml": f"{HEAD}training: {{lr: {text}}}\n"})
