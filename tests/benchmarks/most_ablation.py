@@ -135,15 +135,20 @@ def rates(options: argparse.Namespace) -> None:
             print()
 
 
-def accuracies(folder: Path, part: str = "test") -> dict[int, float]:
-    """Accuracy in percent by seed, of the finished runs below a folder."""
+def finished(folder: Path) -> dict[int, dict[str, Any]]:
+    """The last record by seed, of the finished runs below a folder."""
     found = {}
     for path in sorted(folder.glob("*/metrics.jsonl")):
         lines = path.read_text(encoding="utf-8").splitlines()
         last = json.loads(lines[-1]) if lines else {}
         if last.get("finished"):
-            found[int(path.parent.name)] = last[part]["accuracy"]
+            found[int(path.parent.name)] = last
     return found
+
+
+def accuracies(folder: Path, part: str = "test") -> dict[int, float]:
+    """Accuracy in percent by seed."""
+    return {seed: last[part]["accuracy"] for seed, last in finished(folder).items()}
 
 
 def table(options: argparse.Namespace) -> None:
@@ -159,10 +164,10 @@ def table(options: argparse.Namespace) -> None:
                 continue
             differences = [found[seed] - baseline[seed] for seed in found if seed in baseline]
             spread = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
-            size = json.loads(next(folder.glob("*/metrics.jsonl")).read_text(encoding="utf-8").splitlines()[-1])
+            size = next(iter(finished(folder).values()))["trainable_parameters"]
             print(
                 f"| {row} | {statistics.mean(found.values()):.1f} ± {statistics.stdev(found.values()):.1f} "
-                f"| {statistics.mean(differences):+.1f} ± {spread:.1f} | {size['trainable_parameters']:,} |"
+                f"| {statistics.mean(differences):+.1f} ± {spread:.1f} | {size:,} |"
             )
 
 
