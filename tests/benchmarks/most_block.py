@@ -4,9 +4,9 @@
 
 Width 384, 6 heads, a class token and ``groups`` patches. MoST is the default (8 blocks, K on both sides, one K^2 x
 on the narrower side). "K twice" is the formula as it is written, K (M (K x)): once with the same dense K, once with
-K by gathering the neighbors, which is how the code released with the paper smooths. "Nothing trains" is the frozen block, a floor for
-every method that leaves it in place. Every variant builds the graph of
-neighbors anew in each step, and its input requires a gradient, as inside a network. See ``processes.py``.
+K by gathering the neighbors, which is how the code released with the paper smooths. "Nothing trains" is the frozen
+block, a floor for every method that leaves it in place. Every variant builds the graph of neighbors anew in each step,
+and its input requires a gradient, as inside a network. See ``processes.py``.
 """
 
 from __future__ import annotations
