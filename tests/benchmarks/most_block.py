@@ -4,8 +4,9 @@
 
 Width 384, 6 heads, a class token and ``groups`` patches. MoST is the default (8 blocks, K on both sides, one K^2 x
 on the narrower side). "K twice" is the formula as it is written, K (M (K x)): once with the same dense K, once with
-K by gathering the neighbors, which is how the code released with the paper smooths. Every variant builds the graph of
-neighbors anew in each step, and its input requires a gradient, as inside a network. See ``processes.py``.
+K by gathering the neighbors, which is how the code released with the paper smooths. "Nothing trains" is the frozen
+block, a floor for every method that leaves it in place. Every variant builds the graph of neighbors anew in each step,
+and its input requires a gradient, as inside a network. See ``processes.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from processes import Step, compare
 if TYPE_CHECKING:
     from torch import Tensor
 
-VARIANTS = ("MoST", "MoST without K", "LoRA, rank 16", "full", "K twice, dense", "K twice, gathered")
+VARIANTS = ("MoST", "MoST without K", "LoRA, rank 16", "full", "K twice, dense", "K twice, gathered", "nothing trains")
 WIDTH, HEADS = 384, 6
 
 
@@ -40,7 +41,7 @@ def prepare(variant: str, batch: int, groups: int) -> tuple[Step, int]:
         block.requires_grad_(True)
     elif variant.startswith("LoRA"):
         LoRA(rank=16).attach(backbone)
-    else:
+    elif variant != "nothing trains":
         MoST(lam=0.0 if variant.endswith("without K") else 0.5).attach(backbone)
     if variant.startswith("K twice"):
         apply_k_twice(block, by_gathering=variant.endswith("gathered"))
