@@ -39,8 +39,8 @@ class PatchEncoder(nn.Module):
         )
 
     def forward(self, neighborhoods: Tensor) -> Tensor:
-        batch, groups = neighborhoods.shape[:2]
-        points = neighborhoods.flatten(0, 1)
+        batch, groups, size, inputs = neighborhoods.shape
+        points = neighborhoods.reshape(batch * groups, size, inputs)
         tokens = self.folded(points) if self._is_frozen() else self.textbook(points)
         return tokens.reshape(batch, groups, -1)
 

@@ -103,8 +103,8 @@ class PatchTransformer(Backbone):
             layers: blocks whose raw outputs are wanted, 0-based.
         """
         neighborhoods, centers = group(points, self.groups, self.group_size, self.near_origin)[:2]
-        x = torch.cat([*self._leading("token", len(points)), self.patches(neighborhoods)], dim=1)
-        position = torch.cat([*self._leading("pos", len(points)), self.pos_embed(centers)], dim=1)
+        x = torch.cat([*self._leading("token", points.shape[0]), self.patches(neighborhoods)], dim=1)
+        position = torch.cat([*self._leading("pos", points.shape[0]), self.pos_embed(centers)], dim=1)
         before = len(self.leading)
         slots = torch.arange(-before, self.groups, device=points.device).clamp(min=-1)
         with published(self.geometry(centers, slots)):

@@ -138,5 +138,5 @@ def patch_encoder_sites(encoder: nn.Module, prefix: str = "encoder") -> list[Sit
         Site(f"{prefix}.{part}.{index}", "patch_embedding", -1, None, getattr(encoder, part), index)
         for part in ("first_conv", "second_conv")
         for index, layer in getattr(encoder, part).named_children()
-        if isinstance(layer, nn.Conv1d)
+        if not isinstance(layer, nn.BatchNorm1d | nn.ReLU)  # a method may have wrapped the convolution
     ]

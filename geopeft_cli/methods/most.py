@@ -95,9 +95,8 @@ class MoST(Method):
             wrap_attentions(backbone, self.blocks, neighbors, eps, self.adabias, self.init)
             return
         for site in select_sites(backbone, self.targets):
-            layer = dense_layer(site)
+            rectify, layer = self._rectify_at(site), dense_layer(site)
             factors = MonarchFactors(*sizes(layer), self.blocks, self.bias, self.factor)
-            rectify = self._rectify_at(site)
             site.replace(MonarchUpdate(layer, factors, rectify, site.level or 0, site.name, self.dropout))
 
     def _rectify_at(self, site: Site) -> Rectify:
