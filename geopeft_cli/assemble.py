@@ -12,7 +12,7 @@ import torch
 
 from geopeft_cli.adapters.directory import StoredAdapter, load_adapter
 from geopeft_cli.adapters.manifest import Manifest
-from geopeft_cli.adapters.merge import foldable_layers, put_layer
+from geopeft_cli.adapters.merge import foldable_layers, mode_of, put_layer
 from geopeft_cli.backbones import backbone_class
 from geopeft_cli.backbones.checkpoint import Checkpoint, infer_sizes, load_backbone, load_head, read_checkpoint
 from geopeft_cli.backbones.files import read_tensors
@@ -165,7 +165,7 @@ def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
     """
     model = skeleton(manifest, recipe)
     for name, layer in foldable_layers(model).items():
-        put_layer(model, name, layer.folded((manifest.merged or {})["mode"]))
+        put_layer(model, name, layer.folded(mode_of(layer, (manifest.merged or {})["mode"])))
     tensors = {model.layout.own_name(name): tensor for name, tensor in read_tensors(path).items()}
     own = official_state(model)
     if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in own.items()}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,28 +90,34 @@ def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
             raise MergeError(f"{official_name(name)} holds values that are not finite", "The adapter is damaged.")
     approximate = {m for layer in layers.values() for m in layer.approximate_modes}
     exact = {m for layer in layers.values() for m in layer.exact_modes} or {"exact"}
+    if not all("exact" in layer.exact_modes for layer in layers.values()):
+        exact.discard("exact")
     if mode not in {"auto", *exact, *approximate}:
         raise MergeModeError(
             f"mode {mode} is not possible here" if mode != "exact" else "no exact fold exists: method.lam is not 0",
             f"Exact: {', '.join(sorted(exact))}. Approximate: {', '.join(sorted(approximate)) or 'none'}.",
         )
+    if mode == "auto":
+        best = [layer.exact_modes[0] for layer in layers.values()]
+        mode = next((each for each in best if each != "exact"), "exact")
     is_approximate = mode in approximate
     fitted, held_back = calibrate(model, layers, mode, clouds) if is_approximate else ({}, {})
     merged = copy.deepcopy(model)
-    used = set()
     for name, layer in foldable_layers(merged).items():
-        layer_mode = mode if mode in (*layer.exact_modes, *layer.approximate_modes) else layer.exact_modes[0]
-        used.add(layer_mode)
-        put_layer(merged, name, layer.folded(layer_mode, fitted.get(name)))
+        put_layer(merged, name, layer.folded(mode_of(layer, mode), fitted.get(name)))
     errors = {official_name(name): record.error(held_back[name]) for name, record in fitted.items()}
     difference, scale = compare(model, merged, clouds)
     if not math.isfinite(difference) or (not is_approximate and difference > EXACT_TOLERANCE * max(1.0, scale)):
         raise MergeError(
             f"the merged model differs from the unmerged one by {difference:.2e} in its logits", "Please report this."
         )
-    named = "+".join(sorted(used)) or "exact"
     choices = {"exact": "exact" in exact} | dict.fromkeys(sorted(approximate), False)
-    return Merged(merged, named, not is_approximate, len(layers), errors, difference, scale, choices)
+    return Merged(merged, mode, not is_approximate, len(layers), errors, difference, scale, choices)
+
+
+def mode_of(layer: Foldable, mode: str) -> str:
+    """How a layer takes part in a merge in ``mode``: by it, or exactly where it has nothing to keep or approximate."""
+    return mode if mode in (*layer.exact_modes, *layer.approximate_modes) else layer.exact_modes[0]
 
 
 def put_layer(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -133,9 +139,10 @@ def _logits(model: Backbone, clouds: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def calibrate(
-    model: Backbone, layers: dict[str, Foldable], mode: str, clouds: Sequence[Tensor]
+    model: Backbone, layers: Mapping[str, Foldable], mode: str, clouds: Sequence[Tensor]
 ) -> tuple[dict[str, Calibration], dict[str, Calibration]]:
-    """Records for an approximate mode of every layer's inputs on four fifths of the clouds, and on the rest."""
+    """Records of the inputs of every layer that has an approximate mode, on four fifths of the clouds and the rest."""
+    layers = {name: layer for name, layer in layers.items() if mode in layer.approximate_modes}
     every = torch.cat(list(clouds))
     held_back = torch.arange(len(every)) % 5 == 4
     parts = (every[~held_back].split(16), (every[held_back] if held_back.any() else every).split(16))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from geopeft_cli.adapters.merge import foldable_layers
+from geopeft_cli.adapters.merge import foldable_layers, mode_of
 from geopeft_cli.contracts import Backbone, official_name
 from geopeft_cli.errors import MergeError
 
@@ -30,15 +30,15 @@ def subtracted(model: Backbone, mode: str, merged: Mapping[str, Tensor]) -> dict
     found = {}
     for path, layer in foldable_layers(model).items():
         name = official_name(path)
-        modes = [each for each in mode.split("+") if each in (*layer.exact_modes, *layer.approximate_modes)]
-        if not modes or modes[0].startswith("calibrated"):
+        own = mode_of(layer, mode)
+        if own.startswith("calibrated"):
             raise MergeError(
                 f"mode {mode} was fitted to clouds, and the adapter alone does not say by how much to undo it",
                 "Merge it again with --reversible.",
             )
-        update, base = layer.dense_update(modes[0]), layer.base
+        update, base = layer.dense_update(own), layer.base
         weight = merged[f"{name}.weight"]
-        if modes[0] == "stacked":
+        if own == "stacked":
             found[f"{name}.weight"] = weight[:, : update.weight.shape[1]].clone()
         else:
             plain = weight.double() - update.weight.reshape(weight.shape)

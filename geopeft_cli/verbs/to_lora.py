@@ -149,11 +149,11 @@ def _updates(
     model: Backbone, layers: Mapping[str, Foldable], mode: str, clouds: Sequence[Tensor]
 ) -> tuple[dict[str, DenseUpdate], dict[str, float]]:
     """The matrix of every layer by official name, and for approximate modes its errors."""
-    fitting = {name: layer for name, layer in layers.items() if mode in layer.approximate_modes}
-    fitted, held_back = calibrate(model, fitting, mode, clouds) if fitting else ({}, {})
+    is_approximate = any(mode in layer.approximate_modes for layer in layers.values())
+    fitted, held_back = calibrate(model, layers, mode, clouds) if is_approximate else ({}, {})
     updates = {}
     for name, layer in layers.items():
-        update = layer.dense_update(mode if name in fitting else "exact", fitted.get(name))
+        update = layer.dense_update(mode if name in fitted else "exact", fitted.get(name))
         require_finite(update)
         if update.bias is not None and update.bias.any():
             raise MergeError(

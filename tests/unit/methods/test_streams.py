@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from geopeft_cli.adapters.merge import merge
+from geopeft_cli.adapters.merge import foldable_layers, merge, mode_of, put_layer
 from geopeft_cli.backbones.act import ACT
 from geopeft_cli.backbones.patch_transformer import PatchTransformer
 from geopeft_cli.backbones.point_bert import PointBERT
 from geopeft_cli.backbones.recon import ReCon
-from geopeft_cli.contracts import official_name, select_sites
+from geopeft_cli.contracts import load_official_state, official_name, official_state, select_sites
+from geopeft_cli.errors import MergeModeError
 from geopeft_cli.methods.lora import LoRA
 from geopeft_cli.methods.monarch_update import MonarchUpdate
 from geopeft_cli.methods.most import MoST
@@ -72,10 +73,36 @@ def test_the_smoothing_leaves_queries_alone() -> None:
     modes = {official_name(n): m.exact_modes for n, m in backbone.named_modules() if isinstance(m, MonarchUpdate)}
     exact = {name for name, found in modes.items() if found == ("exact",)}
     assert exact == {f"blocks.blocks.{i}.{layer}" for i in (0, 1) for layer in ("attn_contrast.q", "mlp_contrast.fc1")}
-    result = merge(backbone, "keep-k", [POINTS])
-    assert result.exact
-    assert result.mode == "exact+keep-k"
-    torch.testing.assert_close(result.model(POINTS), backbone(POINTS), atol=1e-5, rtol=0)
+    for asked, mode in (("auto", "keep-k"), ("keep-k", "keep-k"), ("stacked", "stacked")):
+        result = merge(backbone, asked, [POINTS])
+        assert (result.mode, result.exact) == (mode, True)
+        torch.testing.assert_close(result.model(POINTS), backbone(POINTS), atol=1e-5, rtol=0)
+    with pytest.raises(MergeModeError, match="no exact fold exists"):
+        merge(backbone, "exact", [POINTS])
+
+
+@pytest.mark.parametrize("mode", ["drop-k", "calibrated-scalar", "calibrated-matrix"])
+def test_approximate_merges_leave_the_layers_of_queries_exact(mode: str) -> None:
+    backbone = adapted(MoST(blocks=4, targets=ALL_STREAMS))
+    result = merge(backbone, mode, [POINTS])
+    assert (result.mode, result.exact, result.layers) == (mode, False, 10)
+    assert set(result.errors) == {
+        f"blocks.blocks.{i}.{layer}" for i in (0, 1) for layer in ("attn.qkv", "attn_contrast.kv", "mlp.fc1")
+    }
+    unmerged = backbone.get_submodule("blocks.blocks.0.attn_contrast.q")
+    assert isinstance(unmerged, MonarchUpdate)
+    expected = unmerged.base.weight.double() + unmerged.most.dense()
+    assert torch.equal(result.model.get_parameter("blocks.blocks.0.attn_contrast.q.weight"), expected.float())
+
+
+@pytest.mark.parametrize("mode", ["keep-k", "stacked", "drop-k"])
+def test_a_merged_model_of_two_streams_is_loaded_into_its_form(mode: str) -> None:
+    merged = merge(adapted(MoST(blocks=4, targets=ALL_STREAMS)), mode, [POINTS])
+    form = adapted(MoST(blocks=4, targets=ALL_STREAMS))
+    for name, layer in foldable_layers(form).items():
+        put_layer(form, name, layer.folded(mode_of(layer, merged.mode)))
+    load_official_state(form, official_state(merged.model))
+    assert torch.equal(form(POINTS), merged.model(POINTS))
 
 
 def test_layers_that_read_the_points_smooth_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
