@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,9 +89,7 @@ def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
         if not parameter.isfinite().all():
             raise MergeError(f"{official_name(name)} holds values that are not finite", "The adapter is damaged.")
     approximate = {m for layer in layers.values() for m in layer.approximate_modes}
-    exact = {m for layer in layers.values() for m in layer.exact_modes} or {"exact"}
-    if not all("exact" in layer.exact_modes for layer in layers.values()):
-        exact.discard("exact")
+    exact = exact_modes(layers.values())
     if mode not in {"auto", *exact, *approximate}:
         raise MergeModeError(
             f"mode {mode} is not possible here" if mode != "exact" else "no exact fold exists: method.lam is not 0",
@@ -113,6 +111,12 @@ def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
         )
     choices = {"exact": "exact" in exact} | dict.fromkeys(sorted(approximate), False)
     return Merged(merged, mode, not is_approximate, len(layers), errors, difference, scale, choices)
+
+
+def exact_modes(layers: Collection[Foldable]) -> set[str]:
+    """The exact modes of a whole model: ``exact`` itself only where it is one of every layer."""
+    modes = {mode for layer in layers for mode in layer.exact_modes} or {"exact"}
+    return modes if all("exact" in layer.exact_modes for layer in layers) else modes - {"exact"}
 
 
 def mode_of(layer: Foldable, mode: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.adapters.manifest import Manifest
+from geopeft_cli.adapters.merge import exact_modes
 from geopeft_cli.adapters.tensors import write_tensors
 from geopeft_cli.backbones.checkpoint import SETTINGS_KEY, load_backbone, load_head, read_checkpoint
 from geopeft_cli.contracts import Backbone, Foldable, Wrapper, official_name, official_state
@@ -85,7 +86,7 @@ def _way_out(wrappers: dict[str, Wrapper]) -> str:
     layers = [wrapper for wrapper in wrappers.values() if isinstance(wrapper, Foldable)]
     if len(layers) < len(wrappers):
         return "It cannot be merged into the weights either. Export to onnx or pt2."
-    if all("exact" in layer.exact_modes for layer in layers):
+    if "exact" in exact_modes(layers):
         return "Merge first, which is exact: geopeft merge RUN --output FILE.safetensors; then export FILE."
     approximate = dict.fromkeys(mode for layer in layers for mode in layer.approximate_modes)
     return (

@@ -12,7 +12,7 @@ from torch import Tensor
 from geopeft_cli.adapters.directory import adapter_names, adapter_state, load_adapter
 from geopeft_cli.adapters.low_rank import LowRank, nearest_of_rank
 from geopeft_cli.adapters.manifest import Manifest
-from geopeft_cli.adapters.merge import calibrate, compare, foldable_layers
+from geopeft_cli.adapters.merge import calibrate, compare, exact_modes, foldable_layers
 from geopeft_cli.assemble import Experiment, build
 from geopeft_cli.contracts import Backbone, DenseUpdate, Foldable, official_name, official_state, select_sites
 from geopeft_cli.errors import MergeError, MergeModeError, UsageError
@@ -110,7 +110,7 @@ def convert_to_lora(
 def _checked_mode(layers: Mapping[str, Foldable], mode: str) -> str:
     """The mode, which must make one matrix of the update of every layer."""
     approximate = sorted({name for layer in layers.values() for name in layer.approximate_modes})
-    exact = all("exact" in layer.exact_modes for layer in layers.values())
+    exact = "exact" in exact_modes(layers.values())
     if mode in approximate or (mode == "exact" and exact):
         return mode
     possible = (["exact"] if exact else []) + approximate

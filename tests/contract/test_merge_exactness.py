@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from contract.subject import Subject, clouds, logits, tiny_backbone
-from geopeft_cli.adapters.merge import foldable_layers, merge
+from geopeft_cli.adapters.merge import exact_modes, foldable_layers, merge
 from geopeft_cli.methods.dense import dense_layer, sizes
 
 TOLERANCE = 1e-5
@@ -81,7 +81,7 @@ def test_every_exact_mode_on_every_target_and_factor(checkpoint: tuple[str, Any]
         experiment = Subject(checkpoint[0], method, checkpoint[1], {}, settings).perturbed()
         unmerged = logits(experiment.model, CLOUDS[0])
         layers = foldable_layers(experiment.model)
-        for mode in next(iter(layers.values())).exact_modes:
+        for mode in sorted(exact_modes(layers.values())):
             merged = merge(experiment.model, mode, CLOUDS).model
             difference = (logits(merged, CLOUDS[0]) - unmerged).abs().max() / unmerged.square().mean().sqrt()
             print(f"| {name} | {targets} | {factor} | {mode} | {len(layers)} | {float(difference):.1e} |")
