@@ -1,0 +1,47 @@
+"""The nouns that every room shares: sites, tokens, geometry, backbones, methods, tasks.
+
+A backbone lists its *sites*; a *method* wraps the modules at some of them; a *task* gives the backbone its head. None
+of the three knows the others by name. The backbone stays the root module throughout, so that state-dict names are the
+official ones apart from the ``base`` that every wrapper inserts, which :func:`official_name` removes.
+"""
+
+from geopeft_cli.checkpoint_layout import CheckpointLayout
+from geopeft_cli.contracts.folding import Calibration, DenseUpdate, Foldable
+from geopeft_cli.contracts.model import Backbone, Method, Task, select_sites
+from geopeft_cli.contracts.naming import (
+    load_official_state,
+    official_name,
+    official_parameters,
+    official_state,
+    registered,
+)
+from geopeft_cli.contracts.sites import BLOCK_ROLES, BlockRole, QueryRole, Role, Site, Wrapper
+from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, current_level, published
+
+__all__ = [
+    "BLOCK_ROLES",
+    "Backbone",
+    "BlockRole",
+    "Calibration",
+    "CheckpointLayout",
+    "DenseUpdate",
+    "Foldable",
+    "Geometry",
+    "Level",
+    "Method",
+    "PackedLevel",
+    "QueryRole",
+    "Role",
+    "Site",
+    "Task",
+    "Tokens",
+    "Wrapper",
+    "current_level",
+    "load_official_state",
+    "official_name",
+    "official_parameters",
+    "official_state",
+    "published",
+    "registered",
+    "select_sites",
+]

@@ -1,0 +1,61 @@
+"""Where a method may attach, and what it puts there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from torch import nn
+
+BlockRole = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
+# In a second stream of tokens, which have no centers and read those that do.
+QueryRole = Literal["query_attention_in", "query_attention_out", "query_mlp_in", "query_mlp_out"]
+Role = Literal["attention", BlockRole, QueryRole, "scan", "local", "position", "patch_embedding"]
+BLOCK_ROLES: tuple[BlockRole, ...] = get_args(BlockRole)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A named module of a backbone where a method may attach: a dense layer, or a whole attention.
+
+    Attributes:
+        name: the official module path, for example ``blocks.blocks.0.attn.qkv``.
+        role: what the module does, the same word on every backbone; all but ``attention`` are dense layers.
+        block: index of the transformer block that holds it, -1 outside the blocks.
+        level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
+            sequence of tokens (patch encoder, position encoding, pooling over neighbors) or tokens without centers
+            alone (queries).
+        owner: the module that holds the layer.
+        attribute: the name under which ``owner`` holds it.
+    """
+
+    name: str
+    role: Role
+    block: int
+    level: int | None
+    owner: nn.Module
+    attribute: str
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that is at the site now: the original or what a method put there."""
+        module: nn.Module = getattr(self.owner, self.attribute)
+        return module
+
+    def replace(self, module: nn.Module) -> None:
+        """Put ``module``, which must have the call signature of the present one, at the site."""
+        setattr(self.owner, self.attribute, module)
+
+
+class Wrapper(nn.Module):
+    """A module at a site that holds the one it replaced as ``base`` and has its call signature.
+
+    ``unfoldable`` says why it cannot be merged, where it is not :class:`Foldable` by its definition.
+    """
+
+    base: nn.Module
+    unfoldable: ClassVar[str] = ""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base

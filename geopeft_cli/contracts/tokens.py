@@ -1,0 +1,154 @@
+"""The geometry of a forward pass: which token has which center."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from geopeft_cli.errors import GeometryError, ShapeError
+
+T = TypeVar("T")
+
+
+class Level:
+    """The tokens of one stage of the current forward pass.
+
+    Args:
+        centers: (B, G, 3), coordinates as the network sees them.
+        slots: int64 (T,), for every place in the sequence the index of its center, -1 for tokens without one; (B, T)
+            where every cloud has an order of its own. A center may stand in several places.
+    """
+
+    def __init__(self, centers: Tensor, slots: Tensor) -> None:
+        self.centers = centers
+        self.slots = slots
+        self._memo: dict[Any, Any] = {}
+
+    @property
+    def described(self) -> str:  # for messages
+        return f"{self.slots.shape[-1]} a cloud"
+
+    def describes(self, x: Tensor) -> bool:
+        """Whether ``x`` has the shape of the level's tokens, (B, T, C)."""
+        return x.ndim == 3 and x.shape[1] == self.slots.shape[-1]
+
+    def memo(self, key: Any, build: Callable[[], T]) -> T:
+        """``build()`` at the first call with ``key``, its result at every later one of this forward pass."""
+        if key not in self._memo:
+            self._memo[key] = build()
+        value: T = self._memo[key]
+        return value
+
+
+class PackedLevel(Level):
+    """The tokens of scenes of different sizes one after the other, (N, C), each with a center of its own.
+
+    Args:
+        centers: (N, 3), in the order of the tokens.
+        offsets: int64 (scenes + 1,), where the scenes begin, and N.
+    """
+
+    def __init__(self, centers: Tensor, offsets: Tensor) -> None:
+        super().__init__(centers, torch.arange(len(centers), device=centers.device))
+        self.offsets = offsets
+
+    @property
+    def described(self) -> str:
+        return f"{len(self.centers)} in {len(self.offsets) - 1} scenes"
+
+    def describes(self, x: Tensor) -> bool:
+        return x.ndim == 2 and len(x) == len(self.centers)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many tokens every scene has."""
+        return self.memo("sizes", lambda: [int(size) for size in self.offsets.diff().tolist()])
+
+
+@dataclass
+class Geometry:
+    """What geometry-aware layers need of the current forward pass, one level a stage. Never in a state dict."""
+
+    levels: list[Level]
+
+
+_current_geometry: ContextVar[Geometry | None] = ContextVar("geometry", default=None)
+
+
+@contextmanager
+def published(geometry: Geometry) -> Iterator[None]:
+    """Make ``geometry`` the one that layers see; withdrawn, with all it remembers, on leaving."""
+    token = _current_geometry.set(geometry)
+    try:
+        yield
+    finally:
+        _current_geometry.reset(token)
+
+
+def current_level(level: int, reader: str) -> Level:
+    """The published level of a stage; ``reader`` is the name of the layer that asks.
+
+    Raises:
+        GeometryError: no forward pass of a backbone is under way, or it has no such level.
+    """
+    geometry = _current_geometry.get()
+    if geometry is None or level >= len(geometry.levels):
+        raise GeometryError(
+            f"{reader} needs the centers of its tokens, and no geometry of level {level} is published",
+            "Call the backbone, not a layer of it: the backbone publishes the geometry of each forward pass.",
+        )
+    return geometry.levels[level]
+
+
+@dataclass
+class Tokens:
+    """What a trunk returns; of a hierarchical one, the tokens of its last stage.
+
+    Attributes:
+        features: (B, T, C), after the final norm; (N, C) where scenes are packed.
+        centers: (B, G, 3); (N, 3) where scenes are packed.
+        slots: as those of :class:`Level`.
+        layers: raw outputs (B, T, C) of the blocks that were asked for, by index.
+        places: where the tokens with a center stand, if known beforehand; a recorded graph cannot look for them.
+        offsets: of packed scenes, as those of :class:`PackedLevel`.
+    """
+
+    features: Tensor
+    centers: Tensor
+    slots: Tensor
+    layers: dict[int, Tensor] = field(default_factory=dict)
+    places: slice | None = None
+    offsets: Tensor | None = None
+
+    def spatial(self, features: Tensor) -> Tensor:
+        """The rows of (B, T, C) that have a center, (B, n, C), one for each of its places; all of packed (N, C).
+
+        Raises:
+            ShapeError: clouds differ in the number of such rows.
+        """
+        if self.offsets is not None:
+            return features
+        if self.places is not None:
+            return features[:, self.places]
+        return torch.take_along_dim(features, self._places().unsqueeze(-1), dim=1)
+
+    def spatial_centers(self) -> Tensor:
+        """(B, n, 3), the centers of the rows of :meth:`spatial`; (N, 3) where scenes are packed."""
+        if self.offsets is not None:
+            return self.centers
+        slots = self.slots.expand(len(self.centers), -1)
+        return torch.take_along_dim(self.centers, self.spatial(slots.unsqueeze(-1)), dim=1)
+
+    def _places(self) -> Tensor:
+        """int64 (1 or B, n)."""
+        has_center = self.slots.reshape(-1, self.slots.shape[-1]) >= 0
+        counts = has_center.sum(dim=1)
+        if bool((counts != counts[0]).any()):
+            raise ShapeError(f"clouds of one batch have from {counts.min()} to {counts.max()} tokens with a center")
+        return has_center.nonzero()[:, 1].view(len(has_center), -1)
