@@ -29,7 +29,7 @@ class Checkpoint:
         path: the local file.
         identity: what the file holds.
         backbone: tensors of the backbone.
-        head: tensors of a classification head, under ``cls_head_finetune.``; empty for pre-training files.
+        head: tensors of a head; empty for pre-training files.
         unused: names in the file that are neither.
         settings: the backbone's settings, where the file records them.
         layout: how official files name this backbone's tensors.
@@ -61,8 +61,10 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: str | None = None) -> Checkpoint:
-    """Find, read and map a checkpoint for the backbone ``name``.
+def read_checkpoint(
+    location: str, name: str, layout: CheckpointLayout, sha256: str | None = None, dense: bool = False
+) -> Checkpoint:
+    """Find, read and map a checkpoint for the backbone ``name``, or with ``dense`` for its segmentation model.
 
     Raises:
         UsageError: the location leads nowhere.
@@ -77,8 +79,9 @@ def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: 
             f"First keys: {', '.join(sorted(tensors)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
         )
     has_prefix = any(key.startswith(layout.prefix) for key in tensors)
-    if has_prefix if layout.prefix else identity.stage != "classifier":
-        used = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.ignored)}
+    if has_prefix if layout.prefix else identity.stage in ("pretrained", "unknown"):
+        kept = layout.dense if dense else ()
+        used = {key: t for key, t in tensors.items() if key.startswith(kept) or not key.startswith(layout.ignored)}
         own = {layout.own_name(key): t for key, t in used.items() if key.startswith(layout.prefix)}
         rest = [key for key in used if not key.startswith(layout.prefix)]
         head: dict[str, Tensor] = {}
@@ -150,7 +153,7 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
     layout = checkpoint.layout
     found = {name: t for name, t in checkpoint.backbone.items() if name in own or not name.startswith(layout.optional)}
     may_lack = () if checkpoint.head else layout.fresh
-    fresh = tuple(name for name in may_lack if name not in checkpoint.backbone)
+    fresh = tuple(name for name in may_lack if name in own and name not in checkpoint.backbone)
     problems = [
         *_listed("missing", (name for name in own if name not in checkpoint.backbone and name not in fresh)),
         *_listed("unexpected", (*(name for name in found if name not in own), *checkpoint.unused)),

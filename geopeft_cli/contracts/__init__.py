@@ -7,7 +7,7 @@ official ones apart from the ``base`` that every wrapper inserts, which :func:`o
 
 from geopeft_cli.checkpoint_layout import CheckpointLayout
 from geopeft_cli.contracts.folding import Calibration, DenseUpdate, Foldable
-from geopeft_cli.contracts.model import Backbone, Method, Task, select_sites
+from geopeft_cli.contracts.model import Backbone, Method, select_sites
 from geopeft_cli.contracts.naming import (
     load_official_state,
     official_name,
@@ -16,6 +16,7 @@ from geopeft_cli.contracts.naming import (
     registered,
 )
 from geopeft_cli.contracts.sites import BLOCK_ROLES, BlockRole, QueryRole, Role, Site, Wrapper
+from geopeft_cli.contracts.task import Confusion, LabelledBatch, Task
 from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, current_level, published
 
 __all__ = [
@@ -24,9 +25,11 @@ __all__ = [
     "BlockRole",
     "Calibration",
     "CheckpointLayout",
+    "Confusion",
     "DenseUpdate",
     "Foldable",
     "Geometry",
+    "LabelledBatch",
     "Level",
     "Method",
     "PackedLevel",

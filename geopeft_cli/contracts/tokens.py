@@ -117,6 +117,7 @@ class Tokens:
         layers: raw outputs (B, T, C) of the blocks that were asked for, by index.
         places: where the tokens with a center stand, if known beforehand; a recorded graph cannot look for them.
         offsets: of packed scenes, as those of :class:`PackedLevel`.
+        stages: of a hierarchical trunk, the centers (B, G, 3) of every stage.
     """
 
     features: Tensor
@@ -125,6 +126,7 @@ class Tokens:
     layers: dict[int, Tensor] = field(default_factory=dict)
     places: slice | None = None
     offsets: Tensor | None = None
+    stages: tuple[Tensor, ...] = ()
 
     def spatial(self, features: Tensor) -> Tensor:
         """The rows of (B, T, C) that have a center, (B, n, C), one for each of its places; all of packed (N, C).
