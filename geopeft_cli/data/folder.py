@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geopeft_cli.data.clouds import Cloud, Labels, Splits, Subset
+from geopeft_cli.data.clouds import NO_PARTS, Cloud, Labels, Splits, Subset
 from geopeft_cli.data.formats import READERS, read_points
 from geopeft_cli.data.keys import derived_seed
 from geopeft_cli.data.splitting import fractions, require_trained, split_way, stratified
@@ -89,6 +89,9 @@ class FolderClouds:
         samples: how many points to draw on a mesh.
         seed: of that draw, which differs from file to file.
     """
+
+    part_names: tuple[str, ...] = ()
+    parts = NO_PARTS
 
     def __init__(self, entries: Sequence[Entry], classes: Sequence[str], samples: int, seed: int) -> None:
         self.classes = tuple(classes)

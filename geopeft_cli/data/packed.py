@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geopeft_cli.data.clouds import Cloud, Labels, Splits, Subset
+from geopeft_cli.data.clouds import NO_PARTS, Cloud, Labels, Splits, Subset
 from geopeft_cli.data.formats.arrays import load_numpy
 from geopeft_cli.data.splitting import fractions, require_trained, split_way, stratified
 from geopeft_cli.errors import DataError, MissingDataError, UsageError
@@ -66,6 +66,9 @@ class PackedClouds:
         DataError: an array is missing or has the wrong shape, a label is out of range, or a cloud has no point
             without NaN.
     """
+
+    part_names: tuple[str, ...] = ()
+    parts = NO_PARTS
 
     def __init__(self, path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         self._path = path

@@ -39,13 +39,14 @@ class DataSettings(Section):
     """How every cloud is prepared, whatever its source.
 
     ``sampling`` says how ``points`` are drawn from a larger cloud: ``fps_random`` as published (training: farthest
-    point sampling to 1.2 x ``points``, then a random choice; testing: farthest point sampling), ``fps`` in both, or
-    ``random``. A smaller cloud repeats points. ``on_error`` says what an unreadable cloud among good ones does.
+    point sampling to 1.2 x ``points``, then a random choice; testing: farthest point sampling), ``fps`` in both,
+    ``random``, or ``with_replacement``, as published for part segmentation, in testing too. A smaller cloud repeats
+    points. ``on_error`` says what an unreadable cloud among good ones does.
     """
 
     points: PositiveCount = 1024
     normalize: Normalize = "unit_sphere"
-    sampling: Literal["fps_random", "fps", "random"] = "random"
+    sampling: Literal["fps_random", "fps", "random", "with_replacement"] = "random"
     augment: tuple[Augmentation, ...] = ()
     on_error: Literal["stop", "skip"] = "stop"
 
