@@ -16,7 +16,7 @@ from geopeft_cli.adapters.merge import foldable_layers, mode_of, put_layer
 from geopeft_cli.backbones import backbone_class
 from geopeft_cli.backbones.checkpoint import Checkpoint, infer_sizes, load_backbone, load_head, read_checkpoint
 from geopeft_cli.backbones.files import read_tensors
-from geopeft_cli.contracts import Backbone, Method, Task, load_official_state, official_state
+from geopeft_cli.contracts import Backbone, Method, Task, Vocabulary, load_official_state, official_state
 from geopeft_cli.data.batches import Batches
 from geopeft_cli.data.clouds import CloudSet, Splits
 from geopeft_cli.data.preparation import Preparation
@@ -86,15 +86,16 @@ def read_base(recipe: Recipe) -> Checkpoint:
     """
     section = recipe.backbone
     layout = backbone_class(section.name).layout
-    return read_checkpoint(section.checkpoint, section.name, layout, section.sha256)
+    dense = task_class(recipe.task.name).is_dense
+    return read_checkpoint(section.checkpoint, section.name, layout, section.sha256, dense)
 
 
-def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = None) -> Experiment:
+def build(recipe: Recipe, labels: Vocabulary | Sequence[str], manifest: Manifest | None = None) -> Experiment:
     """The model of a recipe: checkpoint, method, head, and what trains. Draws from torch's seeded generator.
 
     Args:
         recipe: what to build.
-        classes: class names, in the order of the labels.
+        labels: what they are called; class names alone where points have none.
         manifest: the record of the adapter that the model is built for.
 
     Raises:
@@ -115,7 +116,7 @@ def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = No
     backbone.requires_grad_(False)
     method = _make_method(recipe, manifest)
     method.attach(backbone)
-    task = _make_task(recipe, classes)
+    task = _make_task(recipe, labels)
     task.attach(backbone)
     if recipe.task.head_from == "checkpoint":
         load_head(backbone, checkpoint)
@@ -137,7 +138,7 @@ def rebuild(recipe: Recipe, adapter: StoredAdapter) -> Experiment:
     manifest = adapter.manifest
     if manifest is None:
         raise AdapterError(f"{adapter.folder} has no record of geopeft")
-    experiment = build(recipe, manifest.classes, manifest)
+    experiment = build(recipe, Vocabulary.of(manifest), manifest)
     if experiment.checkpoint.sha256 != manifest.base_sha256:
         raise AdapterError(
             f"{adapter.folder} was made for a base with SHA-256 {manifest.base_sha256[:12]}…, "
@@ -153,7 +154,7 @@ def skeleton(manifest: Manifest, recipe: Recipe) -> Backbone:
     """The adapted model that a record describes, without its weights."""
     model = backbone_class(recipe.backbone.name)(**manifest.backbone)
     _make_method(recipe, manifest).attach(model)
-    _make_task(recipe, manifest.classes).attach(model)
+    _make_task(recipe, Vocabulary.of(manifest)).attach(model)
     return model
 
 
@@ -181,12 +182,19 @@ def _options(kind: type[Backbone], recipe: Recipe) -> dict[str, Any]:
     names = ("groups", "group_size", "radius", "pooling", "drop_path", "near_origin", "reconstruction", "variant")
     takes = inspect.signature(kind).parameters
     values = {name: getattr(recipe.backbone, name) for name in names if name in takes}
+    if task_class(recipe.task.name).is_dense:
+        values["dense"] = True
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _make_task(recipe: Recipe, classes: Sequence[str]) -> Task:
+def _make_task(recipe: Recipe, labels: Vocabulary | Sequence[str]) -> Task:
+    if not isinstance(labels, Vocabulary):
+        labels = Vocabulary(tuple(labels))
+    kind = task_class(recipe.task.name)
+    if kind.is_dense:
+        return kind(labels.classes, labels.part_names, labels.parts)  # type: ignore[call-arg]
     values = recipe.task.model_dump(exclude={"name", "head_from"})
-    return task_class(recipe.task.name)(classes=classes, **values)  # type: ignore[call-arg]
+    return kind(classes=labels.classes, **values)  # type: ignore[call-arg]
 
 
 def _make_method(recipe: Recipe, manifest: Manifest | None = None) -> Method:

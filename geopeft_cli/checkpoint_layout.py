@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-
 CLASSIFIER = "cls_head_finetune."
 POINT_HEAD = ("label_conv.", "propagation", "convs", "bns", "conv1.", "conv2.", "bn1.", "dgcnn_pro_")
 """How the names of the official heads for a label a point begin; nothing else does."""
@@ -22,6 +21,7 @@ class CheckpointLayout:
         ignored: beginnings of names in a pre-training file that the backbone does not use.
         fresh: parameters of the backbone that a pre-training file does not hold.
         dense: beginnings among ``ignored`` of what the segmentation model does use.
+        not_dense: beginnings of names that the segmentation model does not have, though files may.
         head: beginnings of the names of a head, for a label a cloud or a point, as the backbone names it.
         sizes: arguments of the backbone's constructor that are read off a tensor: its name and the axis.
         optional: beginnings of names that a file holds and a backbone may be built without.
@@ -34,6 +34,7 @@ class CheckpointLayout:
     ignored: tuple[str, ...]
     fresh: tuple[str, ...] = ()
     dense: tuple[str, ...] = ()
+    not_dense: tuple[str, ...] = ()
     head: tuple[str, ...] = HEADS
     sizes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     optional: tuple[str, ...] = ()

@@ -90,6 +90,8 @@ def read_checkpoint(
         own = {key: tensor for key, tensor in named.items() if not key.startswith(layout.head)}
         head = {key: tensor for key, tensor in named.items() if key.startswith(layout.head)}
         rest = []
+    if dense:
+        own = {key: tensor for key, tensor in own.items() if not key.startswith(layout.not_dense)}
     return Checkpoint(location, path, identity, own, head, tuple(rest), _recorded_settings(path), layout)
 
 

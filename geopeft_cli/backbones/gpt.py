@@ -84,7 +84,7 @@ class GPTStack(nn.Module):
 
 
 class Extractor(GPTStack):
-    """The trunk with its start token ``sos`` (C) and, unless ``dense``, the classifier's norm. Official name ``blocks``.
+    """The trunk with its start token ``sos`` (C) and the classifier's norm unless ``dense``. Official name ``blocks``.
 
     Stochastic depth is the segmentation model's: the official classifier ignores its setting.
     """

@@ -14,7 +14,7 @@ POINT_MAE = CheckpointLayout(
     prefix="MAE_encoder.",
     ignored=("MAE_decoder.", "decoder_pos_embed.", "increase_dim.", "mask_token"),
     fresh=("cls_token", "cls_pos"),
-    optional=("cls_token", "cls_pos"),  # the segmentation model has none
+    not_dense=("cls_token", "cls_pos"),
 )
 
 RECON = CheckpointLayout(
@@ -44,7 +44,7 @@ ACT = CheckpointLayout(
         "ACT_encoder.lm_head.",
         "ACT_encoder.cls_head.",
     ),
-    optional=POINT_MAE.optional,
+    not_dense=POINT_MAE.not_dense,
 )
 POINT_GPT = CheckpointLayout(
     prefix="GPT_Transformer.",
@@ -54,7 +54,8 @@ POINT_GPT = CheckpointLayout(
         "encoder_width": ("encoder.first_conv.0.weight", 0),
         "generator_channels": ("blocks.increase_dim.0.weight", 0),
     },
-    optional=("generator_blocks.", "blocks.cls_norm."),
+    optional=("generator_blocks.",),
+    not_dense=("generator_blocks.", "blocks.cls_norm."),
     renamed=((".attn.in_proj.", ".attn.in_proj_"), ("cls_head_finetune.", "blocks.cls_head_finetune.")),
 )
 
@@ -72,7 +73,7 @@ POINT_M2AE = CheckpointLayout(
     ignored=(*_HIERARCHICAL, "rec_head."),
     fresh=("norm.weight", "norm.bias"),
     dense=(_NORMS,),
-    optional=("norm.",),
+    not_dense=("norm.",),
 )
 I2P_MAE = CheckpointLayout(
     prefix="",

@@ -16,7 +16,7 @@ from geopeft_cli.contracts.naming import (
     registered,
 )
 from geopeft_cli.contracts.sites import BLOCK_ROLES, BlockRole, QueryRole, Role, Site, Wrapper
-from geopeft_cli.contracts.task import Confusion, LabelledBatch, Task
+from geopeft_cli.contracts.task import Confusion, LabelledBatch, Task, Vocabulary
 from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, current_level, published
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Site",
     "Task",
     "Tokens",
+    "Vocabulary",
     "Wrapper",
     "current_level",
     "load_official_state",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -28,6 +28,38 @@ class LabelledBatch(Protocol):
     @property
     def point_labels(self) -> Tensor | None:
         """int64 (B, N), the class of every point, where the data has them."""
+
+
+class Labelled(Protocol):
+    """What names the labels of a data set: the set itself, or the record of a model trained on it."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def part_names(self) -> Sequence[str]: ...
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[int]]: ...
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names of the labels of clouds and points.
+
+    Attributes:
+        classes: of clouds: their classes, or the categories of segmented objects.
+        part_names: of points; empty where they have no labels.
+        parts: for every class, the labels that its points may have.
+    """
+
+    classes: tuple[str, ...]
+    part_names: tuple[str, ...] = ()
+    parts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: Labelled) -> Vocabulary:
+        return cls(tuple(source.classes), tuple(source.part_names), source.parts)
 
 
 @dataclass(frozen=True)
@@ -89,7 +121,7 @@ class Task(ABC):
         return logits
 
     @abstractmethod
-    def metrics(self, outcomes: Tensor, targets: Tensor) -> dict[str, float]:
+    def metrics(self, outcomes: Tensor, targets: Tensor, categories: Tensor | None = None) -> dict[str, float]:
         """Named figures over a whole split, in percent; ``accuracy`` and ``score`` are always among them."""
 
     @abstractmethod

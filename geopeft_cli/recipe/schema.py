@@ -273,6 +273,32 @@ class ClassificationTask(Section):
     fusion: FusionSettings = FusionSettings()
 
 
+class SegmentationTask(Section):
+    """A label for every point, by the official head of the backbone; ``head_from`` as for classification."""
+
+    head_from: Literal["fresh", "checkpoint"] = "fresh"
+
+
+class PartSegmentationTask(SegmentationTask):
+    """Parts of objects whose category is given: the head is told it, and only its parts are predicted."""
+
+    name: Literal["part_segmentation"]
+
+
+class SceneSegmentationTask(SegmentationTask):
+    """Classes of the points of a scene. ``class_weights: cube_root`` weighs each by (largest share / own)^(1/3) in the
+    loss."""
+
+    name: Literal["scene_segmentation"]
+    class_weights: Literal["equal", "cube_root"] = "equal"
+
+
+TaskSection = Annotated[ClassificationTask | PartSegmentationTask | SceneSegmentationTask, Field(discriminator="name")]
+
+# Networks without an official head for a label a point.
+WITHOUT_POINT_HEAD = ("i2p_mae", "mamba3d")
+
+
 class TrainingSection(Section):
     """The loop. Rates are per epoch: ``cosine_lag`` is the published schedule (epochs + 1 passes), ``cosine`` starts
     at once and runs ``epochs`` passes.
@@ -325,10 +351,26 @@ class Recipe(Section):
     data: DataSection
     backbone: BackboneSection
     method: MethodSection
-    task: ClassificationTask = ClassificationTask()
+    task: TaskSection = ClassificationTask()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     published: tuple[Published, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_task_is_classification(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(task := values.get("task"), Mapping) and "name" not in task:
+            return {**values, "task": {"name": "classification", **task}}
+        return values
+
+    @model_validator(mode="after")
+    def _segmentation_has_a_head(self) -> Recipe:
+        if isinstance(self.task, PartSegmentationTask | SceneSegmentationTask):
+            if self.backbone.name in WITHOUT_POINT_HEAD:
+                raise mistake("task.name", f"is {self.task.name}, and {self.backbone.name} has no head for points")
+            if self.backbone.reconstruction:
+                raise mistake("backbone.reconstruction", f"is for classification, not for {self.task.name}")
+        return self
 
     @model_validator(mode="after")
     def _splits_exist(self) -> Recipe:

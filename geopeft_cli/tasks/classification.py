@@ -76,7 +76,7 @@ class Classification(Task):
         smoothed.scatter_(1, targets[:, None], 1.0 - self.label_smoothing)
         return F.cross_entropy(logits, smoothed)
 
-    def metrics(self, outcomes: Tensor, targets: Tensor) -> dict[str, float]:
+    def metrics(self, outcomes: Tensor, targets: Tensor, categories: Tensor | None = None) -> dict[str, float]:
         """Overall accuracy, and the mean over the classes present of their recall, both in percent."""
         predicted = outcomes.argmax(dim=1)
         total = torch.bincount(targets, minlength=len(self.classes))

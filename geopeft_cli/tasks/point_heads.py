@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import ClassVar, cast
 
 import torch
@@ -19,12 +20,12 @@ SHALLOW = 12  # the official heads read blocks 3, 7 and 11 of every network, dee
 
 
 class PointHead(ABC):
-    """A head on a backbone.
+    """A head on a backbone, without state of its own.
 
     Args:
         backbone: built with ``dense``; its sizes set those of the head.
-        classes: labels that a point may have.
-        categories: how many categories the head is told apart; 0 for none.
+        classes: how many labels a point may have.
+        categories: how many categories of clouds the head is told apart; 0 for none.
     """
 
     def __init__(self, backbone: Backbone, classes: int, categories: int) -> None:
@@ -150,8 +151,8 @@ class NestedHead(PointHead):
             "propagation_2": FeaturePropagation(width + 3, 4 * width, width),
             "propagation_1": FeaturePropagation(width + 3, 4 * width, width),
             "propagation_0": FeaturePropagation(width + own, 4 * width, width),
-            "dgcnn_pro_1": GraphPropagation(width, 4 * width // 3 // 4 * 4),
-            "dgcnn_pro_2": GraphPropagation(width, 4 * width // 3 // 4 * 4),
+            "dgcnn_pro_1": GraphPropagation(width),
+            "dgcnn_pro_2": GraphPropagation(width),
             "conv1": nn.Conv1d(width, 128, 1),
             "conv2": nn.Conv1d(128, self.classes, 1),
             "bn1": nn.BatchNorm1d(128),
@@ -188,7 +189,7 @@ class StagesHead(PointHead):
         sizes = (2 * joint + self.label_width, 1024, 512, 256)
         propagations = (FeaturePropagation(width + 3, 4 * self.backbone.width, 1024) for width in widths)
         made: dict[str, nn.Module] = {"propagations": nn.ModuleList(propagations)}
-        for number, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+        for number, (before, after) in enumerate(pairwise(sizes), start=1):
             made |= {f"convs{number}": nn.Conv1d(before, after, 1), f"bns{number}": nn.BatchNorm1d(after)}
         made |= {"convs4": nn.Conv1d(sizes[-1], self.classes, 1), "dp1": nn.Dropout(0.5)}
         return self.label_modules() | made

@@ -1,4 +1,4 @@
-"""Carrying features from a few centers to more points, under the official names (PointNet++; PU-DGCNN of Point-BERT)."""
+"""Carrying features from a few centers to more points (PointNet++; Point-BERT), under the official names."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class GraphPropagation(nn.Module):
     """Two edge convolutions with four neighbors: from sources to targets, then among the targets.
 
     Args:
-        width: channels of sources and targets.
-        hidden: channels between the two; official 512 for a width of 384.
+        width: channels of sources and targets, a multiple of 4; 384 as published, with 512 between the two.
     """
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
+        hidden = width // 3 * 4 // 4 * 4
         self.layer1 = _edge_layer(2 * width, hidden)
         self.layer2 = _edge_layer(2 * hidden, width)
 

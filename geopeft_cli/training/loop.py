@@ -136,9 +136,12 @@ def train(
         loss_sum = correct = seen = 0.0
         pending = 0
         for step, batch in enumerate(batches.epoch(epoch)):
-            points, labels = ranks.share(batch.points).to(device), ranks.share(batch.labels).to(device)
+            points, targets, *conditions = (
+                ranks.share(tensor).to(device)
+                for tensor in (batch.points, task.targets(batch), *task.conditions(batch))
+            )
             with autocast(plan.precision, device):
-                loss, logits = training_loss(model, task, points, labels)
+                loss, logits = training_loss(model, task, points, targets, *conditions)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(
@@ -151,9 +154,9 @@ def train(
             if pending == accumulated:
                 _update(optimizer, scaler, trainable, plan.clip_norm, ranks)
                 pending = 0
-            hits = float((logits.detach().argmax(dim=1) == labels).sum())
-            loss_sum, correct, seen = loss_sum + value * len(labels), correct + hits, seen + len(labels)
-            listener.step_done(value, 100.0 * hits / len(labels), rate)
+            hits = float((logits.detach().argmax(dim=-1) == targets).sum()) * len(targets) / targets.numel()
+            loss_sum, correct, seen = loss_sum + value * len(targets), correct + hits, seen + len(targets)
+            listener.step_done(value, 100.0 * hits / len(targets), rate)
         ranks.copy_from_first(model.buffers())
         seconds = time.perf_counter() - started
 
@@ -181,9 +184,10 @@ def train(
         )
         if metrics is not None:
             record["validation" if plan.select != "best_test" else "test"] = metrics
-            better = progress.best_score is None or metrics["accuracy"] > progress.best_score
+            score = metrics[task.score]
+            better = progress.best_score is None or score > progress.best_score
             if plan.select != "last" and better and method.is_settled(epoch, total):
-                progress.best, progress.best_score, progress.best_epoch = progress.tensors, metrics["accuracy"], epoch
+                progress.best, progress.best_score, progress.best_epoch = progress.tensors, score, epoch
         listener.epoch_done(record)
         if ranks.is_first and ((epoch + 1) % plan.checkpoint_every == 0 or epoch + 1 == total):
             save_progress(folder, progress)

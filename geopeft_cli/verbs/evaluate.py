@@ -23,8 +23,8 @@ class Result:
         split: its name.
         clouds: how many it holds.
         metrics: in percent.
-        classes: their names.
-        confusion: (classes, classes) counts, rows are true classes.
+        classes: names of the classes of clouds, or of points where those are labelled.
+        confusion: (classes, classes) counts of clouds, or of points, rows are true classes.
         select: ``training.select`` of the recipe that the weights were trained with.
         weights_kept: the same in words.
     """
@@ -57,16 +57,15 @@ def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
     batches = make_batches(recipe, clouds, part, training=False, batch_size=recipe.evaluation.batch_size)
     precision = recipe.training.precision
     found = evaluate(opened.model.to(device), batches.epoch(0), device, lambda: autocast(precision, device))
-    count = len(opened.manifest.classes)
-    pairs = found.labels * count + found.logits.argmax(dim=1)
-    confusion = torch.bincount(pairs, minlength=count * count).reshape(count, count)
+    assert opened.model.task is not None
+    confusion = opened.model.task.confusion(found.outcomes, found.targets)
     manifest = opened.manifest
     return Result(
         part,
-        len(found.labels),
+        len(found.targets),
         found.metrics,
-        manifest.classes,
-        confusion.tolist(),
+        list(confusion.names),
+        confusion.counts.tolist(),
         select=manifest.recipe["training"]["select"],
         weights_kept=manifest.selection["text"],
     )

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from geopeft_cli import __version__
 from geopeft_cli.adapters.directory import adapter_state, save_adapter
-from geopeft_cli.adapters.manifest import Manifest
+from geopeft_cli.adapters.manifest import Manifest, label_names
 from geopeft_cli.assemble import Experiment, build, load_splits, make_batches
-from geopeft_cli.contracts import Backbone, load_official_state
+from geopeft_cli.contracts import Backbone, Vocabulary, load_official_state
 from geopeft_cli.data.batches import Batches
 from geopeft_cli.data.clouds import CloudSet, Splits
 from geopeft_cli.errors import UsageError
@@ -71,7 +71,7 @@ def prepare(recipe: Recipe) -> tuple[Splits, Experiment]:
     splits = load_splits(recipe)
     if recipe.training.select == "best_validation" and splits.validation is None:
         raise UsageError("training.select: best_validation needs a validation split, and the data has none")
-    experiment = build(recipe, splits.train.classes)
+    experiment = build(recipe, Vocabulary.of(splits.train))
     if experiment.checkpoint.head and recipe.task.head_from == "fresh":
         logger.warning("%s: its head is not used (task.head_from: fresh)", recipe.backbone.checkpoint)
     return splits, experiment
@@ -266,7 +266,7 @@ def _save(
     recipe = experiment.recipe.model_dump(mode="json")
     facts: dict[str, Any] = {
         "recipe": recipe,
-        "classes": list(experiment.task.settings()["classes"]),
+        **label_names(experiment.task.settings()),
         "base_sha256": experiment.checkpoint.sha256,
         "trainable_parameters": experiment.trainable_parameters,
         "total_parameters": experiment.total_parameters,
