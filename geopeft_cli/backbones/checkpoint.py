@@ -171,7 +171,10 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
     ]
     if problems:
         kind = f"{checkpoint.identity.title}, {checkpoint.identity.stage.replace('_', ' ')}"
-        raise CheckpointError(f"{checkpoint.path} ({kind}) does not fit {backbone.name}: " + "; ".join(problems))
+        hint = None
+        if checkpoint.identity.stage.endswith("segmentation") and not backbone.dense:
+            hint = f"It is of a segmentation model: use it with task.name {checkpoint.identity.stage}."
+        raise CheckpointError(f"{checkpoint.path} ({kind}) does not fit {backbone.name}: " + "; ".join(problems), hint)
     load_official_state(backbone, found)
     return fresh
 

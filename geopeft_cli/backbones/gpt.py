@@ -69,7 +69,7 @@ class GPTStack(nn.Module):
 
     def __init__(self, width: int, depth: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.layers = nn.ModuleList(GPTLayer(width, heads, rate) for rate in rates)
         self.ln_f = nn.LayerNorm(width)
 

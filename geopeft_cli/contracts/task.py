@@ -83,12 +83,14 @@ class Task(ABC):
     Attributes:
         name: the word for it in recipes.
         is_dense: whether there is a prediction for every point.
+        tells_categories: whether the model is told the class of every cloud.
         score: the metric by which a run chooses the weights that it keeps.
         head_names: the top-level modules that :meth:`attach` adds to the backbone.
     """
 
     name: ClassVar[str]
     is_dense: ClassVar[bool] = False
+    tells_categories: ClassVar[bool] = False
     score: ClassVar[str] = "accuracy"
     head_names: tuple[str, ...]
 
@@ -106,7 +108,7 @@ class Task(ABC):
 
     def conditions(self, batch: LabelledBatch) -> tuple[Tensor, ...]:
         """What the model is told of every cloud beside its points, as further arguments of its forward pass."""
-        return ()
+        return (batch.labels,) if self.tells_categories else ()
 
     @abstractmethod
     def predict(self, backbone: Backbone, points: Tensor, categories: Tensor | None = None) -> Tensor:

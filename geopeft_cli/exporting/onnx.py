@@ -19,7 +19,15 @@ from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.contracts import Backbone
 from geopeft_cli.errors import ExportError, MissingDependencyError
 from geopeft_cli.exporting.program import trace
-from geopeft_cli.exporting.verification import Verification, prepared, record, require_suffix, standalone, verify
+from geopeft_cli.exporting.verification import (
+    Verification,
+    prepared,
+    record,
+    require_points_alone,
+    require_suffix,
+    standalone,
+    verify,
+)
 from geopeft_cli.storage import new_file
 
 PROVIDERS = ["CPUExecutionProvider"]
@@ -28,9 +36,9 @@ PROVIDERS = ["CPUExecutionProvider"]
 def export_onnx(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest) -> Verification:
     """Write one ONNX file that holds weights, grouping and all, and verify it with onnxruntime.
 
-    Input ``points`` float32 (batch, n, 3), output ``logits`` float32 (batch, classes), for any batch and any n
-    that gives every group its points. Class names and input preparation are in the metadata of the file. The graph
-    has operators of the standard alone.
+    Input ``points`` float32 (batch, n, 3), output ``logits`` float32 (batch, classes), or (batch, n, classes) for a
+    label a point, for any batch and any n that gives every group its points. Class names and input preparation are in
+    the metadata of the file. The graph has operators of the standard alone.
 
     Args:
         model: with its task, with or without wrappers.
@@ -45,6 +53,7 @@ def export_onnx(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest)
         ShapeError: ``clouds`` is not (B, N, 3) or too small for the backbone.
     """
     require_suffix(path, ".onnx")
+    require_points_alone(model, "onnx")
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(name)
@@ -110,8 +119,9 @@ def _folded(graph: Any) -> Any:
     del folded.graph.metadata_props[:]
     del folded.graph.value_info[:]
     points, logits = folded.graph.input[0], folded.graph.output[0]
-    for value, names in ((points, ("batch", "n")), (logits, ("batch",))):
-        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+    for value in (points, logits):
+        *free, _ = value.type.tensor_type.shape.dim
+        for dimension, name in zip(free, ("batch", "n"), strict=False):
             dimension.dim_param = name
     return folded
 

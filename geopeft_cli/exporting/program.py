@@ -16,6 +16,7 @@ from geopeft_cli.exporting.verification import (
     Verification,
     prepared,
     record,
+    require_points_alone,
     require_suffix,
     resized,
     standalone,
@@ -30,8 +31,9 @@ LARGEST = 2**31 - 1  # torch 2.6 records no graph for sizes without an upper bou
 def export_program(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest) -> Verification:
     """Write a ``.pt2`` file for ``torch.export.load`` that holds weights, grouping and all, and verify it.
 
-    Its one argument is ``points`` (batch, n, 3), its result the logits (batch, classes), for any batch and any n
-    that gives every group its points. The extra file ``geopeft.json`` holds class names and input preparation.
+    Its one argument is ``points`` (batch, n, 3), its result the logits (batch, classes), or (batch, n, classes) for a
+    label a point, for any batch and any n that gives every group its points. The extra file ``geopeft.json`` holds
+    class names and input preparation.
 
     Args:
         model: with its task, with or without wrappers.
@@ -45,6 +47,7 @@ def export_program(model: Backbone, path: Path, clouds: Tensor, manifest: Manife
         ShapeError: ``clouds`` is not (B, N, 3) or too small for the backbone.
     """
     require_suffix(path, ".pt2")
+    require_points_alone(model, "pt2")
     alone = standalone(model)
     clouds = prepared(clouds, model)
     program = trace(alone, clouds)

@@ -53,6 +53,15 @@ def standalone(model: Backbone) -> Backbone:
     return alone.requires_grad_(False)
 
 
+def require_points_alone(model: Backbone, layout: str) -> None:
+    """Raise :class:`ExportError` for a model that is told more of a cloud than its points."""
+    if model.task is not None and model.task.tells_categories:
+        raise ExportError(
+            f"a program of the format {layout} takes points alone, and this model is told the category of every cloud",
+            "Export to official, or merge the run (geopeft merge) and use the file with geopeft.",
+        )
+
+
 def prepared(clouds: Tensor, model: Backbone) -> Tensor:
     """Clouds to verify with, checked against what the backbone needs: float32 (B, N, 3) on the CPU.
 
@@ -66,13 +75,13 @@ def prepared(clouds: Tensor, model: Backbone) -> Tensor:
 
 
 def record(manifest: Manifest) -> dict[str, str]:
-    """What a program says about itself: class names as JSON, the preparation of its input, the version that wrote it.
+    """What a program says about itself: names of the logits as JSON, how its input is prepared, who wrote it.
 
     ``points`` is the cloud size of the training, not a requirement: a program takes clouds of any size.
     """
     data = manifest.recipe["data"]
     return {
-        "classes": json.dumps(manifest.classes),
+        "classes": json.dumps(manifest.part_names or manifest.classes),
         "points": str(data["points"]),
         "normalize": str(data["normalize"]),
         "geopeft_version": __version__,

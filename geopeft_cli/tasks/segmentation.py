@@ -35,7 +35,6 @@ class Segmentation(Task):
     """
 
     is_dense: ClassVar[bool] = True
-    tells_categories: ClassVar[bool]
 
     def __init__(self, classes: Sequence[str], part_names: Sequence[str], parts: Mapping[str, Sequence[int]]) -> None:
         if not part_names:
@@ -65,9 +64,6 @@ class Segmentation(Task):
         if batch.point_labels is None:
             raise DataError("the points of this data have no labels", "Segmentation needs one for every point.")
         return batch.point_labels
-
-    def conditions(self, batch: LabelledBatch) -> tuple[Tensor, ...]:
-        return (batch.labels,) if self.tells_categories else ()
 
     def predict(self, backbone: Backbone, points: Tensor, categories: Tensor | None = None) -> Tensor:
         """Logits (B, N, labels).
@@ -138,7 +134,6 @@ class SceneSegmentation(Segmentation):
 
     name: ClassVar[str] = "scene_segmentation"
     score: ClassVar[str] = "miou"
-    tells_categories: ClassVar[bool] = False
 
     def __init__(
         self,

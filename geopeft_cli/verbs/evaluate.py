@@ -24,7 +24,8 @@ class Result:
         clouds: how many it holds.
         metrics: in percent.
         classes: names of the classes of clouds, or of points where those are labelled.
-        confusion: (classes, classes) counts of clouds, or of points, rows are true classes.
+        confusion: (classes, classes) counts, rows are true classes.
+        counted: what is counted there, ``clouds`` or ``points``.
         select: ``training.select`` of the recipe that the weights were trained with.
         weights_kept: the same in words.
     """
@@ -34,6 +35,7 @@ class Result:
     metrics: dict[str, float]
     classes: list[str]
     confusion: list[list[int]]
+    counted: str
     select: str
     weights_kept: str
 
@@ -66,6 +68,7 @@ def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
         found.metrics,
         list(confusion.names),
         confusion.counts.tolist(),
+        "points" if opened.model.task.is_dense else "clouds",
         select=manifest.recipe["training"]["select"],
         weights_kept=manifest.selection["text"],
     )

@@ -33,6 +33,7 @@ from geopeft_cli.reports.model_card import model_card
 from geopeft_cli.reports.progress import ProgressBar, RunListener, TensorBoard
 from geopeft_cli.reports.records import MetricsLog, read_records
 from geopeft_cli.storage import new_file, refuse_existing
+from geopeft_cli.tasks import task_class
 from geopeft_cli.training.checkpoints import load_progress, seed_everything
 from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.training.loop import Outcome, Plan, train
@@ -209,7 +210,9 @@ def describe_selection(recipe: Recipe, outcome: Outcome) -> str:
         return f"last of {total} epochs"
     split = "validation" if select == "best_validation" else "TEST"
     note = "; chosen on the test split: not an unbiased figure" if select == "best_test" else ""
-    return f"epoch {outcome.epoch + 1} of {total}, best on the {split} split ({outcome.score:.2f} %){note}"
+    score = task_class(recipe.task.name).score
+    figure = f"{outcome.score:.2f} %" if score == "accuracy" else f"{score.replace('_', ' ')} {outcome.score:.2f} %"
+    return f"epoch {outcome.epoch + 1} of {total}, best on the {split} split ({figure}){note}"
 
 
 def _check_share(model: Backbone, batch: int, ranks: Ranks) -> None:

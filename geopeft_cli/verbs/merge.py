@@ -30,7 +30,7 @@ class MergeResult:
         file: the checkpoint.
         merged: mode, exactness, errors by layer.
         clouds: on which clouds it was compared, in words.
-        accuracy: the task's score on the test split before and after, in percent, for approximate modes; else ``None``.
+        accuracy: test accuracy before and after, in percent, for approximate modes; else ``None``.
     """
 
     file: Path

@@ -173,7 +173,7 @@ def test_yaml_that_recipes_do_not_use(problems: Problems, line: str, expected: l
         ("task: fast", "task must be a section with keys of its own, is 'fast'"),
         ("training: {precision: bf61}", "must be one of fp32, bf16, fp16, is 'bf61'. Did you mean 'bf16'?"),
         ("training: {precision: 16}", "training.precision must be one of fp32, bf16, fp16, is 16"),
-        ("task: {name: classificatoin}", "must be classification, is 'classificatoin'. Did you mean 'classification'?"),
+        ("task: {name: classificatoin}", "is 'classificatoin'. Did you mean 'classification'?"),
         ("published: x", "published must be a list, is 'x'"),
         ("published: [3]", "published[0] must be a section with keys of its own, is 3"),
         ("training: {select: best_validation}\ndata: x", "duplicate key 'data', first in line 2"),
