@@ -106,15 +106,22 @@ class FieldSplit(Section):
 
 
 class FolderData(DataSettings):
-    """Clouds and meshes of the user's own, in class folders or named by list files."""
+    """Clouds and meshes of the user's own, in class folders or named by list files.
+
+    With ``part_names``, the names of the labels of points, every file has to hold such labels.
+    """
 
     format: Literal["folder"]
     root: Text
+    part_names: tuple[Text, ...] = ()
     split: Annotated[FractionSplit | FolderSplit | ListSplit, Field(discriminator="by")] = FractionSplit(by="fraction")
 
 
 class PackedData(DataSettings):
-    """One ``.npz`` file: ``points`` (clouds, n, 3) or (sum n, 3) with ``offset``, ``label``, and ``classes``."""
+    """One ``.npz`` file: ``points`` (clouds, n, 3) or (sum n, 3) with ``offset``, ``label``, and ``classes``.
+
+    ``point_labels`` in it, with ``part_names``, label the points.
+    """
 
     format: Literal["packed"]
     path: Text
