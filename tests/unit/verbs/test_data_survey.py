@@ -20,7 +20,12 @@ LABELS = np.array([[0, 0, 1, 2], [1, 1, 1, -1], [2, 2, 2, 2], [0, 0, 0, 0]])
 def recipe(tmp_path: Path) -> Path:
     """Four labelled clouds of two classes, the last of which is for testing, and no checkpoint."""
     points = np.random.default_rng(0).normal(size=(4, 4, 3)).astype(np.float32)
-    arrays = {"label": np.array([0, 1, 0, 0]), "point_labels": LABELS, "is_test": np.arange(4) == 3}
+    arrays = {
+        "label": np.array([0, 1, 0, 0]),
+        "point_labels": LABELS,
+        "is_test": np.arange(4) == 3,
+        "is_late": np.arange(4) > 1,
+    }
     names = {"classes": np.array(["tree", "car"]), "part_names": np.array(["leaf", "wood", "metal"])}
     np.savez(tmp_path / "clouds.npz", points=points, **arrays, **names)
     path = tmp_path / "recipe.yaml"
@@ -52,10 +57,11 @@ def test_a_set_without_labels_of_points_and_its_terms() -> None:
 
 def test_on_the_command_line(recipe: Path) -> None:
     runner = CliRunner()
-    result = runner.invoke(app, ["inspect", str(recipe), "--data", "data.split.validation=0.3"])
+    result = runner.invoke(app, ["inspect", str(recipe), "--data", "data.split.field=is_late"])
     assert result.exit_code == 0, result.stderr
-    assert "train: 1 cloud," in result.stdout
-    assert "validation: 2 clouds, points in each: 4" in result.stdout
+    assert "train: 2 clouds, points in each: 4" in result.stdout
+    assert "test: 2 clouds, points in each: 4" in result.stdout
+    assert "ignored points: train 1" in result.stdout
     result = runner.invoke(app, ["inspect", str(recipe), "--data", "--json", "--clouds", "1"])
     assert json.loads(result.stdout)["parts"]["train"]["read"] == 1
 
