@@ -56,9 +56,9 @@ def load_splits(recipe: Recipe) -> Splits:
     source = {key: value for key, value in values.items() if key not in PREPARATION}
     if recipe.data.format == "folder":
         source |= {"points": recipe.data.points, "on_error": recipe.data.on_error}
-    if recipe.data.format == "shapes":
+    if recipe.data.format in ("shapes", "s3dis_blocks"):
         source |= {"points": recipe.data.points}
-    else:
+    if recipe.data.format != "shapes":
         source |= {"seed": recipe.seed}
     return splits_for(**source)
 

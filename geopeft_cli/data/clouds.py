@@ -74,6 +74,20 @@ class FreshClouds(CloudSet, Protocol):
         """Another cloud in the place of the one that the set gives at ``index``, with the same label."""
 
 
+@runtime_checkable
+class PiecesOfScenes(CloudSet, Protocol):
+    """A set whose clouds are overlapping pieces that cover scenes, whose points are labelled by adding up votes."""
+
+    scenes: tuple[str, ...]
+    """Names."""
+
+    def origin(self, index: int) -> tuple[int, Labels]:
+        """The scene of a cloud, an index into ``scenes``, and for each of its points which point of the scene it is."""
+
+    def scene_labels(self, scene: int) -> PointLabels:
+        """The labels of all points of a scene."""
+
+
 @dataclass
 class Splits:
     """The parts of a data set; ``validation`` is None where the recipe asks for none."""

@@ -106,15 +106,22 @@ class FieldSplit(Section):
 
 
 class FolderData(DataSettings):
-    """Clouds and meshes of the user's own, in class folders or named by list files."""
+    """Clouds and meshes of the user's own, in class folders or named by list files.
+
+    With ``part_names``, the names of the labels of points, every file has to hold such labels.
+    """
 
     format: Literal["folder"]
     root: Text
+    part_names: tuple[Text, ...] = ()
     split: Annotated[FractionSplit | FolderSplit | ListSplit, Field(discriminator="by")] = FractionSplit(by="fraction")
 
 
 class PackedData(DataSettings):
-    """One ``.npz`` file: ``points`` (clouds, n, 3) or (sum n, 3) with ``offset``, ``label``, and ``classes``."""
+    """One ``.npz`` file: ``points`` (clouds, n, 3) or (sum n, 3) with ``offset``, ``label``, and ``classes``.
+
+    ``point_labels`` in it, with ``part_names``, label the points.
+    """
 
     format: Literal["packed"]
     path: Text
@@ -158,8 +165,54 @@ class ModelNetFewshotData(DataSettings):
     fold: Annotated[Count, Field(le=9)] = 0
 
 
+class ShapeNetPartData(DataSettings):
+    """ShapeNetPart; ``root`` is the folder ``shapenetcore_partanno_segmentation_benchmark_v0_normal``.
+
+    Published results train on the training and validation lists together. ``validation: true`` keeps them apart.
+    """
+
+    format: Literal["shapenetpart"]
+    root: Text
+    validation: Switch = False
+    points: PositiveCount = 2048
+
+
+Area = Annotated[PositiveCount, Field(le=6)]
+
+
+class S3DISBlocksData(DataSettings):
+    """Blocks of one by one meter of the rooms of S3DIS; ``root`` is the folder ``stanford_indoor3d``.
+
+    ``test`` measures on random ``blocks``, always the same, or on all points of whole ``rooms``, which ``passes`` says
+    how often to go over.
+    """
+
+    format: Literal["s3dis_blocks"]
+    root: Text
+    test_area: Area = 5
+    validation_area: Area | None = None
+    test: Literal["blocks", "rooms"] = "blocks"
+    passes: PositiveCount = 3
+    points: PositiveCount = 2048
+    normalize: Normalize = "none"
+
+    @model_validator(mode="after")
+    def _areas_differ(self) -> S3DISBlocksData:
+        if self.validation_area == self.test_area:
+            raise mistake("validation_area", f"is {self.test_area}, the test area")
+        return self
+
+
 DataSection = Annotated[
-    ShapesData | FolderData | PackedData | ScanObjectNNData | ModelNet40Data | ModelNet10Data | ModelNetFewshotData,
+    ShapesData
+    | FolderData
+    | PackedData
+    | ScanObjectNNData
+    | ModelNet40Data
+    | ModelNet10Data
+    | ModelNetFewshotData
+    | ShapeNetPartData
+    | S3DISBlocksData,
     Field(discriminator="format"),
 ]
 
@@ -386,4 +439,6 @@ def _has_validation(data: DataSection) -> bool:
         return data.validation_per_class > 0
     if isinstance(data, FolderData | PackedData):
         return bool(data.split.validation)
+    if isinstance(data, S3DISBlocksData):
+        return data.validation_area is not None
     return not isinstance(data, ModelNetFewshotData) and data.validation > 0
