@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from geopeft_cli.adapters.directory import StoredAdapter, load_adapter
@@ -18,8 +19,9 @@ from geopeft_cli.backbones.checkpoint import Checkpoint, infer_sizes, load_backb
 from geopeft_cli.backbones.files import read_tensors
 from geopeft_cli.contracts import Backbone, Method, Task, Vocabulary, load_official_state, official_state
 from geopeft_cli.data.batches import Batches
-from geopeft_cli.data.clouds import CloudSet, Splits
+from geopeft_cli.data.clouds import IGNORED, CloudSet, Labels, Splits
 from geopeft_cli.data.preparation import Preparation
+from geopeft_cli.data.s3dis_blocks import S3DISBlocks
 from geopeft_cli.data.sources import splits_for
 from geopeft_cli.errors import AdapterError, UsageError
 from geopeft_cli.methods import method_class
@@ -76,6 +78,19 @@ def make_batches(recipe: Recipe, clouds: CloudSet, purpose: str, *, training: bo
         training=training,
         purpose=purpose,
     )
+
+
+def point_counts(clouds: CloudSet) -> Labels:
+    """How many points of each label a set has, int64 (labels,)."""
+    if isinstance(clouds, S3DISBlocks):
+        return clouds.point_counts()
+    count = len(clouds.part_names)
+    counts = np.zeros(count, dtype=np.int64)
+    for index in range(len(clouds)):
+        labels = clouds[index].point_labels
+        assert labels is not None
+        counts += np.bincount(labels[labels != IGNORED], minlength=count)
+    return counts
 
 
 def read_base(recipe: Recipe) -> Checkpoint:

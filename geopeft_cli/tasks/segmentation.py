@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -127,30 +126,17 @@ class PartSegmentation(Segmentation):
 class SceneSegmentation(Segmentation):
     """Classes of the points of a scene, or of blocks of it (S3DIS).
 
-    Args:
-        classes, part_names, parts: as for :class:`Segmentation`; the labels of points are the classes of the scene.
-        weights: of the classes in the loss; equal by default.
+    Attributes:
+        weights: of the labels in the loss, float32; ``None`` for equal ones.
     """
 
     name: ClassVar[str] = "scene_segmentation"
     score: ClassVar[str] = "miou"
-
-    def __init__(
-        self,
-        classes: Sequence[str],
-        part_names: Sequence[str],
-        parts: Mapping[str, Sequence[int]],
-        weights: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(classes, part_names, parts)
-        self.weights = None if weights is None else tuple(weights)
-
-    def settings(self) -> dict[str, Any]:
-        return super().settings() | ({} if self.weights is None else {"weights": list(self.weights)})
+    weights: Tensor | None = None
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """With weights, the mean in which every point has that of its class."""
-        weights = None if self.weights is None else logits.new_tensor(self.weights, dtype=torch.float32)
+        weights = None if self.weights is None else self.weights.to(logits.device)
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), weights, ignore_index=IGNORED)
 
     def metrics(self, outcomes: Tensor, targets: Tensor, categories: Tensor | None = None) -> dict[str, float]:
@@ -166,16 +152,6 @@ class SceneSegmentation(Segmentation):
             "mean_class_accuracy": scores.mean_class_accuracy,
             "accuracy": scores.accuracy,
         }
-
-
-def class_weights(counts: Sequence[int]) -> list[float]:
-    """(largest share / own share)^(1/3) of every class, as ACT weighs S3DIS; that of the rarest for an absent one.
-
-    Args:
-        counts: points of each class in the training data.
-    """
-    largest, rarest = max(counts), min(count for count in counts if count)
-    return [(largest / (count or rarest)) ** (1 / 3) for count in counts]
 
 
 def _require_points(targets: Tensor) -> None:

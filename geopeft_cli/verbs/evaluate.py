@@ -10,7 +10,7 @@ import torch
 
 from geopeft_cli.assemble import make_batches
 from geopeft_cli.errors import UsageError
-from geopeft_cli.evaluation.loop import evaluate
+from geopeft_cli.evaluation.scenes import evaluate_set
 from geopeft_cli.training.precision import autocast, choose_device
 from geopeft_cli.verbs.opening import open_data, open_trained
 
@@ -58,13 +58,13 @@ def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
         torch.set_num_threads(recipe.training.threads)
     batches = make_batches(recipe, clouds, part, training=False, batch_size=recipe.evaluation.batch_size)
     precision = recipe.training.precision
-    found = evaluate(opened.model.to(device), batches.epoch(0), device, lambda: autocast(precision, device))
+    found = evaluate_set(opened.model.to(device), clouds, batches, device, lambda: autocast(precision, device))
     assert opened.model.task is not None
     confusion = opened.model.task.confusion(found.outcomes, found.targets)
     manifest = opened.manifest
     return Result(
         part,
-        len(found.targets),
+        len(clouds),
         found.metrics,
         list(confusion.names),
         confusion.counts.tolist(),
