@@ -1,4 +1,4 @@
-"""Rooms of S3DIS (Armeni et al., 2016) as ``stanford_indoor3d``: ``Area_5_office_1.npy``, rows x y z r g b label."""
+"""Rooms of S3DIS (Armeni et al., 2016), as annotated or as ``stanford_indoor3d``: rows x y z r g b label."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from geopeft_cli.data.checks import OBTAIN_AGAIN, checked_point_labels, tell_of_count
 from geopeft_cli.data.clouds import Labels, Parts
 from geopeft_cli.data.formats.arrays import DAMAGED, damaged, load_numpy
+from geopeft_cli.data.s3dis_annotations import rooms_of_annotations
 from geopeft_cli.errors import DataError, MissingDataError
 
 PART_NAMES = (
@@ -28,9 +29,9 @@ ROOMS = {1: 44, 2: 40, 3: 23, 4: 49, 5: 68, 6: 48}
 
 COLUMNS = 7
 EXPECTED = (
-    "Expected is Area_<1 to 6>_<room>.npy with rows x y z r g b label, as collect_indoor3d_data.py of PointNet makes "
-    "them of Stanford3dDataset_v1.2_Aligned_Version. S3DIS is given out after an agreement is filled in, see "
-    "http://buildingparser.stanford.edu/dataset.html; then set data.root to the folder stanford_indoor3d."
+    "Expected is the folder Stanford3dDataset_v1.2_Aligned_Version, with Area_<1 to 6>/<room>/Annotations, or "
+    "stanford_indoor3d, with Area_<1 to 6>_<room>.npy of rows x y z r g b label. S3DIS is given out after an agreement "
+    "is filled in, see http://buildingparser.stanford.edu/dataset.html; then set data.root to one of them."
 )
 
 
@@ -101,20 +102,21 @@ class Room:
 
 
 def rooms_by_area(root: Path) -> dict[int, list[Room]]:
-    """The rooms below ``root``, area by area and by name within each.
+    """The rooms below ``root``, area by area and by name within each; arrays where there are some, else annotations.
 
     Raises:
         MissingDataError: no such folder, or no room in it.
         DataError: a damaged file.
+        GeopeftError: what was read of annotations cannot be kept.
     """
     if not root.is_dir():
         raise MissingDataError(f"{root}: no such folder", EXPECTED)
     areas: dict[int, list[Room]] = {}
-    for path in sorted(root.glob("Area_*.npy")):
+    for path in sorted(root.glob("Area_*.npy")) or rooms_of_annotations(root, PART_NAMES):
         if found := re.match(r"Area_([1-6])_.+", path.stem):
             areas.setdefault(int(found[1]), []).append(Room(path))
     if not areas:
-        raise MissingDataError(f"{root}: has no Area_<1 to 6>_<room>.npy", EXPECTED)
+        raise MissingDataError(f"{root}: has neither Area_<1 to 6>_<room>.npy nor annotations", EXPECTED)
     for area, rooms in areas.items():
         tell_of_count(root / f"Area_{area}", len(rooms), ROOMS[area], "rooms")
     return areas

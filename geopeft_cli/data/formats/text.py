@@ -69,7 +69,7 @@ def read_table(path: Path, width: int) -> npt.NDArray[np.float64]:
     if not content.strip():
         raise DataError(f"{path}: is empty", "Copy or extract it again.")
     try:
-        table = np.loadtxt(content.splitlines(), comments=None, ndmin=2)
+        table = np.loadtxt(content.split("\n"), comments=None, ndmin=2)
         if table.shape[1] == width:
             return table
     except ValueError:
