@@ -357,7 +357,8 @@ class TrainingSection(Section):
     at once and runs ``epochs`` passes.
 
     ``select`` says which weights are kept: the ``last`` epoch's, the best on the validation split, or the best on the
-    test split, which is labelled so wherever its number is printed.
+    test split, which is labelled so wherever its number is printed. ``optimizer_steps: 2`` steps once more before the
+    gradient is clipped, as the released loops of segmentation do.
     """
 
     epochs: PositiveCount = 300
@@ -370,6 +371,7 @@ class TrainingSection(Section):
     warmup_lr: NonNegativeNumber = 1e-6
     clip_norm: PositiveNumber | None = 10.0
     accumulation: PositiveCount = 1
+    optimizer_steps: Annotated[PositiveCount, Field(le=2)] = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     device: Device = "auto"
     threads: PositiveCount | None = None
@@ -377,6 +379,12 @@ class TrainingSection(Section):
     evaluate_every: PositiveCount = 1
     checkpoint_every: PositiveCount = 1
     tensorboard: Switch = False
+
+    @model_validator(mode="after")
+    def _scaled_gradients_step_once(self) -> TrainingSection:
+        if self.optimizer_steps > 1 and self.precision == "fp16":
+            raise mistake("optimizer_steps", "must be 1 with precision fp16, whose scaled gradients are used once")
+        return self
 
 
 class EvaluationSection(Section):

@@ -60,6 +60,7 @@ class Plan:
     select: Literal["last", "best_validation", "best_test"]
     evaluate_every: int
     checkpoint_every: int
+    optimizer_steps: int = 1
 
     def rate(self, epoch: int) -> float:
         return learning_rate(
@@ -152,7 +153,7 @@ def train(
             scaler.scale(loss / accumulated).backward()
             pending += 1
             if pending == accumulated:
-                _update(optimizer, scaler, trainable, plan.clip_norm, ranks)
+                _update(optimizer, scaler, trainable, plan, ranks)
                 pending = 0
             hits = float((logits.detach().argmax(dim=-1) == targets).sum()) * len(targets) / targets.numel()
             loss_sum, correct, seen = loss_sum + value * len(targets), correct + hits, seen + len(targets)
@@ -201,13 +202,15 @@ def _update(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     trainable: list[nn.Parameter],
-    clip_norm: float | None,
+    plan: Plan,
     ranks: Ranks,
 ) -> None:
     ranks.average_gradients(trainable)  # still scaled: an overflow on one rank must stop the step on all
     scaler.unscale_(optimizer)
-    if clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(trainable, clip_norm)
+    if plan.optimizer_steps == 2:  # as released for segmentation: once with the gradient as it is, once clipped
+        optimizer.step()
+    if plan.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(trainable, plan.clip_norm)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
