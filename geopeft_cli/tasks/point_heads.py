@@ -8,6 +8,7 @@ from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from geopeft_cli.contracts import Backbone
 from geopeft_cli.errors import UsageError
@@ -49,6 +50,20 @@ class PointHead(ABC):
     def run(self, name: str, *inputs: Tensor) -> Tensor:
         """What a module of the backbone makes of ``inputs``."""
         return cast(Tensor, self.backbone.get_submodule(name)(*inputs))
+
+    def run_joined(self, name: str, points: Tensor, cloud: Tensor, cloud_first: bool = False) -> Tensor:
+        """What a convolution makes of features of points (B, c, N), joined to those (B, C) of their cloud.
+
+        The share of the cloud is the same for all of its points and computed once.
+        """
+        conv = self.backbone.get_submodule(name)
+        if type(conv) is not nn.Conv1d:  # something stands around it
+            repeated = cloud.unsqueeze(-1).expand(-1, -1, points.shape[2])
+            return self.run(name, torch.cat([repeated, points] if cloud_first else [points, repeated], dim=1))
+        widths = [points.shape[1], cloud.shape[1]]
+        first, second = conv.weight.squeeze(-1).split(widths[::-1] if cloud_first else widths, dim=1)
+        of_points, of_cloud = (second, first) if cloud_first else (first, second)
+        return F.conv1d(points, of_points.unsqueeze(-1)) + F.linear(cloud, of_cloud, conv.bias).unsqueeze(-1)
 
     def label_modules(self) -> dict[str, nn.Module]:
         if not self.categories:
@@ -92,12 +107,10 @@ class TokensHead(PointHead):
         known = [features.amax(dim=1), features.mean(dim=1), *self.extra(tokens.layers[self.backbone.depth - 1])]
         cloud = torch.cat([*known, *self.label(points, categories)], dim=-1)
         carried = self.run(f"propagation_0{self.suffix}", points, tokens.spatial_centers(), features, points)
-        x = torch.cat([carried, cloud.unsqueeze(-1).expand(-1, -1, points.shape[1])], dim=1)
-        x = self.run(f"dp1{self.suffix}", self.layer(x, 1).relu())
-        return self.run(f"convs3{self.suffix}", self.layer(x, 2).relu())
-
-    def layer(self, x: Tensor, number: int) -> Tensor:
-        return self.run(f"bns{number}{self.suffix}", self.run(f"convs{number}{self.suffix}", x))
+        x = self.run_joined(f"convs1{self.suffix}", carried, cloud)
+        x = self.run(f"dp1{self.suffix}", self.run(f"bns1{self.suffix}", x).relu())
+        x = self.run(f"bns2{self.suffix}", self.run(f"convs2{self.suffix}", x)).relu()
+        return self.run(f"convs3{self.suffix}", x)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -212,11 +225,10 @@ class StagesHead(PointHead):
             dim=1,
         )
         cloud = torch.cat([carried.amax(dim=2) + carried.mean(dim=2), *self.label(points, categories)], dim=-1)
-        x = torch.cat([cloud.unsqueeze(-1).expand(-1, -1, points.shape[1]), carried], dim=1)
-        for number in (1, 2, 3):
+        x = self.run_joined("convs1", carried, cloud, cloud_first=True)
+        x = self.run("dp1", self.run("bns1", x).relu())
+        for number in (2, 3):
             x = self.run(f"bns{number}", self.run(f"convs{number}", x)).relu()
-            if number == 1:
-                x = self.run("dp1", x)
         return self.run("convs4", x)
 
 

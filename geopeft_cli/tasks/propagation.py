@@ -16,6 +16,9 @@ NEIGHBORS = 4
 class FeaturePropagation(nn.Module):
     """What targets know of themselves, joined to what the three nearest sources know, through two layers.
 
+    The first layer is linear and the weights of the sources sum to 1, so it is applied to the few sources before they
+    are carried to the many targets.
+
     Args:
         inputs: channels of both together.
         hidden, outputs: channels of the layers.
@@ -35,11 +38,13 @@ class FeaturePropagation(nn.Module):
             features: (B, S, C), of the sources.
             own: (B, N, c), of the targets.
         """
-        carried = interpolate(features, *inverse_distance_weights(targets, sources))
-        x = torch.cat([own, carried.to(own.dtype)], dim=-1).transpose(1, 2)
-        for conv, norm in zip(self.mlp_convs, self.mlp_bns, strict=True):
-            x = norm(conv(x)).relu()
-        return x
+        first, second = self.mlp_convs
+        assert isinstance(first, nn.Conv1d)
+        of_own, of_sources = first.weight.squeeze(-1).split([own.shape[-1], features.shape[-1]], dim=1)
+        carried = interpolate(F.linear(features, of_sources), *inverse_distance_weights(targets, sources))
+        x = (carried + F.linear(own, of_own, first.bias)).transpose(1, 2)
+        x = self.mlp_bns[0](x).relu()
+        return self.mlp_bns[1](second(x)).relu()  # type: ignore[no-any-return]
 
 
 class GraphPropagation(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from geopeft_cli.backbones import backbone_class
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
+from geopeft_cli.backbones.point_m2ae import PointM2AE
 from geopeft_cli.contracts import Backbone, load_official_state, official_state
 from geopeft_cli.geometry.grouping import group
 from geopeft_cli.geometry.sampling import farthest_point_sample
@@ -31,17 +32,17 @@ def run(name: str, golden: GoldenSet) -> Iterator[Output]:
     categories = (
         torch.from_numpy(golden.input("class_label")).long() if "class_label" in golden.meta["inputs"] else None
     )
+    grouping: dict[str, Tensor] = {}
     for route in golden.routes():
         model = _filled(name, route) if route.name == "finetune" else _loaded(name, golden, route)
         together = _outputs(model, points, categories)
-        alone = [
-            _outputs(model, points[[one]], None if categories is None else categories[[one]])
-            for one in range(len(points))
-        ]
+        grouping = grouping or _grouping(model, points)
+        alone = _outputs(model, points[-1:], None if categories is None else categories[-1:])
         for file in route.files:
-            for output, value in together.items():
+            for output, value in (together | grouping).items():
                 yield Output(file, output, value)
-                yield Output(file, output, torch.cat([one[output] for one in alone]))
+            for output, value in alone.items():
+                yield Output(file, output, torch.cat([together[output][:-1], value]))
 
 
 def _sizes(config: dict[str, Any]) -> dict[str, Any]:
@@ -104,46 +105,50 @@ def _loaded(name: str, golden: GoldenSet, route: Route) -> Backbone:
 @torch.no_grad()
 def _outputs(model: Backbone, points: Tensor, categories: Tensor | None) -> dict[str, Tensor]:
     """Everything that is recorded, under the names of both families of sets."""
+    outputs: dict[str, Tensor] = {}
+    names = {f"blocks.blocks.{index}": f"block{index}" for index in range(model.depth)}
+    names |= {"encoder": "group_tokens", "label_conv": "label_feat"}
+    modules = {name: module for name, module in model.named_modules() if name in names}
+    hooks = [
+        module.register_forward_hook(
+            lambda _module, _inputs, value, output=names[name]: outputs.update({output: value})
+        )
+        for name, module in modules.items()
+    ]
     log_probs = model(points, categories).log_softmax(dim=-1)
-    outputs = {
+    for hook in hooks:
+        hook.remove()
+    for name in [name for name in outputs if name.startswith("block")]:
+        block = outputs.pop(name)
+        outputs |= {f"{name}.mean": block.mean(dim=1), f"{name}.tok0": block[:, 0]}
+    if "group_tokens" in outputs:
+        outputs["group_tokens.mean"] = outputs["group_tokens"].mean(dim=1)
+    return outputs | {
         "log_probs": log_probs,
         "logprob_first32": log_probs[:, :32],
         "logprob_every16": log_probs[:, ::16],
         "logprob_mean": log_probs.mean(dim=1),
         "argmax": log_probs.argmax(dim=-1),
     }
-    tokens = model.encode(points, range(model.depth))
-    for index, layer in tokens.layers.items():
-        outputs |= {f"block{index}.mean": layer.mean(dim=1), f"block{index}.tok0": layer[:, 0]}
-    if categories is not None and hasattr(model, "label_conv"):
-        one_hot = torch.nn.functional.one_hot(categories, CATEGORIES).float().unsqueeze(-1)
-        outputs["label_feat"] = model.get_submodule("label_conv")(one_hot)
-    return outputs | _grouping(model, points)
 
 
 def _grouping(model: Backbone, points: Tensor) -> dict[str, Tensor]:
+    if isinstance(model, PointM2AE):
+        stages = model.grouped(points)
+        outputs = {f"fps_idx_{stage}": groups.center_index for stage, groups in enumerate(stages)}
+        return outputs | {f"knn_idx_{stage}": groups.neighbor_index for stage, groups in enumerate(stages)}
     settings = model.settings()
-    stages = (
-        model.grouped(points)
-        if tokens_have_stages(model)
-        else [group(points, settings["groups"], settings["group_size"], settings["near_origin"])]
-    )
-    outputs = {}
-    for stage, groups in enumerate(stages):
-        for mark in ("_", "."):
-            outputs |= {f"fps_idx{mark}{stage}": groups.center_index, f"knn_idx{mark}{stage}": groups.neighbor_index}
-    if not tokens_have_stages(model):
-        outputs["knn_idx_sorted_by_index.0"] = stages[0].neighbor_index.sort(dim=-1).values
-        tokens = model.patches(stages[0].neighborhoods) if hasattr(model, "pos_embed") else None
-        if tokens is not None:
-            outputs |= {"group_tokens": tokens, "group_tokens.mean": tokens.mean(dim=1)}
-        for level, count in ((1, 512), (2, 256)):
-            outputs[f"fps_idx.{level}"] = farthest_point_sample(points, count, settings["near_origin"])
-    return outputs
-
-
-def tokens_have_stages(model: Backbone) -> bool:
-    return hasattr(model, "grouped")
+    near_origin = settings["near_origin"]
+    groups = group(points, settings["groups"], settings["group_size"], near_origin)
+    return {
+        "fps_idx_0": groups.center_index,
+        "knn_idx_0": groups.neighbor_index,
+        "fps_idx.0": groups.center_index,
+        "fps_idx.1": farthest_point_sample(points, 512, near_origin),
+        "fps_idx.2": farthest_point_sample(points, 256, near_origin),
+        "knn_idx.0": groups.neighbor_index,
+        "knn_idx_sorted_by_index.0": groups.neighbor_index.sort(dim=-1).values,
+    }
 
 
 act = partial(run, "act")
