@@ -144,8 +144,8 @@ class Tokens:
         """(B, n, 3), the centers of the rows of :meth:`spatial`; (N, 3) where scenes are packed."""
         if self.offsets is not None:
             return self.centers
-        slots = self.slots.expand(len(self.centers), -1)
-        return torch.take_along_dim(self.centers, self.spatial(slots.unsqueeze(-1)), dim=1)
+        slots = self.slots.expand(self.centers.shape[0], -1)
+        return self.centers.gather(1, self.spatial(slots.unsqueeze(-1)).expand(-1, -1, 3))
 
     def _places(self) -> Tensor:
         """int64 (1 or B, n)."""

@@ -92,4 +92,4 @@ def one_hot(categories: Tensor | None, count: int, like: Tensor) -> Tensor:
     """(B, count) in the dtype of ``like`` (B, ...); zeros where the categories are not known."""
     if categories is None:
         return like.new_zeros(like.shape[0], count)
-    return F.one_hot(categories, count).to(like.dtype)
+    return (categories.unsqueeze(1) == torch.arange(count, device=categories.device)).to(like.dtype)

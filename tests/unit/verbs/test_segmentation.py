@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from geopeft_cli.errors import CheckpointError, DataError, ExportError, UsageError
+from geopeft_cli.errors import CheckpointError, DataError, UsageError
 from geopeft_cli.recipe.problems import RecipeError
 from geopeft_cli.verbs.evaluate import evaluate_trained
 from geopeft_cli.verbs.export import export_trained
@@ -117,10 +118,16 @@ def test_a_head_comes_from_a_fine_tuned_file(run: Path, recipe: Path, tmp_path: 
     assert "task.name part_segmentation" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("layout", ["onnx", "pt2"])
-def test_programs_of_points_alone_are_refused(run: Path, tmp_path: Path, layout: str) -> None:
-    with pytest.raises(ExportError, match="told the category of every cloud"):
-        export_trained(run, layout, tmp_path / f"model.{layout}")
+def test_an_onnx_file_takes_points_and_categories(run: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file = tmp_path / "model.onnx"
+    assert len(export_trained(run, "onnx", file).verification.cases) == 9
+    session = onnxruntime.InferenceSession(file)
+    shapes = {each.name: each.shape for each in (*session.get_inputs(), *session.get_outputs())}
+    assert shapes == {"points": ["batch", "n", 3], "categories": ["batch"], "logits": ["batch", "n", 4]}
+    record = session.get_modelmeta().custom_metadata_map
+    assert json.loads(record["part_names"]) == list(PARTS)
+    assert json.loads(record["parts"]) == {"cube": [0, 1], "plate": [2, 3]}
 
 
 def test_peft_loads_it(run: Path, tmp_path: Path) -> None:
