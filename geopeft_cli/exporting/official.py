@@ -71,7 +71,7 @@ def official_tensors(model: Backbone) -> dict[str, Tensor]:
     if isinstance(task, Classification):
         _require_official_head(task)
     elif not isinstance(task, Segmentation):
-        raise ExportError("the official layout has no place for this head", "Give a model with a task.")
+        raise ExportError("the official layout is one of classifiers and segmentation models", "Give a trained one.")
     state = official_state(model)
     return {model.layout.file_name(name): tensor.cpu().clone().contiguous() for name, tensor in state.items()}
 
