@@ -178,9 +178,9 @@ def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
 
 def _options(kind: type[Backbone], recipe: Recipe) -> dict[str, Any]:
     """What of the recipe's backbone section its constructor takes; what is left out has the network's own default."""
-    names = ("groups", "group_size", "radius", "pooling", "drop_path", "near_origin", "reconstruction", "variant")
+    names = ("groups", "group_size", "radius", "pooling", "drop_path", "near_origin", "reconstruction")
     takes = inspect.signature(kind).parameters
-    values = {name: getattr(recipe.backbone, name) for name in names if name in takes}
+    values = {name: getattr(recipe.backbone, name) for name in (*names, "dropout", "variant") if name in takes}
     return {name: value for name, value in values.items() if value is not None}
 
 

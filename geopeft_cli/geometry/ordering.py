@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from geopeft_cli.errors import GeometryError
 from geopeft_cli.geometry.checks import require_points
+from geopeft_cli.geometry.compiled import tracing
+
+CELL = 0.02  # edge of PointMamba's cells
+DEEPEST = 16  # bits an axis at most
 
 
 def greedy_order(centers: Tensor) -> Tensor:
@@ -35,3 +40,72 @@ def greedy_order(centers: Tensor) -> Tensor:
         pick = (row + visited).argmin(1, keepdim=True)
         picks.append(pick)
     return torch.cat(picks, 1)
+
+
+def hilbert_order(centers: Tensor, axes: tuple[int, int, int] = (0, 1, 2), of_batch: bool = False) -> Tensor:
+    """The order in which a Hilbert curve through cells of edge 0.02 passes centers (PointMamba's order).
+
+    The cells count from the lowest of the cloud, and the curve is as deep as its widest axis needs. Of centers in one
+    cell the lower index goes first. Carries no gradient.
+
+    Args:
+        centers: (B, G, 3), in units of the prepared cloud.
+        axes: which coordinate the curve takes first, second and third.
+        of_batch: every curve is as deep as the widest cloud of the batch needs. One or two bits more turn the curve
+            (three do not), so that the order then depends on the other clouds.
+
+    Returns:
+        Indices into G in the order of the curve, int64 (B, G).
+
+    Raises:
+        ShapeError: ``centers`` is not (B, G, 3).
+        GeometryError: a cloud is wider than 2^16 cells, or not finite.
+    """
+    require_points(centers, "centers")
+    centers = centers.detach().float()
+    # by a tensor: division by a number becomes a product on some devices, and centers on a border change cells
+    cells = (centers / torch.full_like(centers, CELL)).floor()
+    if not tracing(centers):
+        _require_depth(cells)
+    cells = cells.to(torch.int64)
+    cells = cells - cells.amin(1, keepdim=True)
+    widest = cells.amax((0, 1, 2), keepdim=True) if of_batch else cells.amax((1, 2), keepdim=True)
+    powers = 2 ** torch.arange(DEEPEST, device=cells.device)
+    depth = (widest[..., 0] >= powers).sum(1, keepdim=True).clamp(min=1)
+    return hilbert_code(cells[..., list(axes)], depth).argsort(dim=1, stable=True)
+
+
+def hilbert_code(cells: Tensor, depth: Tensor) -> Tensor:
+    """How far along a Hilbert curve cells lie (Skilling, Programming the Hilbert curve, 2004).
+
+    Args:
+        cells: int64 (..., 3), from 0 to below 2^depth.
+        depth: int64 of a shape that broadcasts to (...), bits an axis, 1..16.
+
+    Returns:
+        int64 (...), from 0 to below 8^depth.
+    """
+    x = [*cells.unbind(-1)]
+    code = gray = torch.zeros_like(x[0])
+    for bit in reversed(range(DEEPEST)):
+        # above the curve's first bit all bits are 0, and nothing is to change
+        below = torch.where(bit < depth, 2**bit - 1, 0)
+        for axis in range(3):
+            is_set = (x[axis] & 2**bit) != 0
+            exchanged = torch.where(is_set, 0, (x[0] ^ x[axis]) & below)
+            x[axis] = x[axis] ^ exchanged
+            x[0] = x[0] ^ torch.where(is_set, below, exchanged)
+        for coordinate in x:
+            gray = gray ^ ((coordinate & 2**bit) != 0).to(torch.int64)
+            code = code * 2 + gray
+    return code
+
+
+def _require_depth(cells: Tensor) -> None:
+    width = cells.amax(1) - cells.amin(1)
+    if not bool((width < 2**DEEPEST).all()):
+        raise GeometryError(
+            f"a cloud is {float(width.max()) * CELL:.6g} wide, and the Hilbert curve of PointMamba reaches "
+            f"{CELL * 2**DEEPEST:.6g} at most",
+            "Prepare the clouds in the units of the pre-training, as data.normalize=unit_sphere does.",
+        )

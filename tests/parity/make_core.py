@@ -79,6 +79,7 @@ CORES = {
     "point_m2ae_scanobjectnn": Core((*STAGES, "mask_count*", "block_mean_2")),
     "pointmae_modelnet": Core((*CLASSIFIER, "knn_idx.*")),
     "pointmae_scan": Core(CLASSIFIER),
+    "pointmamba_scanobjectnn": Core(("logits", "fps_idx", "order_hilbert*", "block_mean", "out_first4", "out_mean")),
     "recon_modelnet": Core((*CLASSIFIER, "knn_idx*")),
     "recon_scan": Core(CLASSIFIER),
 }

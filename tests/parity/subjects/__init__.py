@@ -42,6 +42,7 @@ RUNNERS = {
     "pointgpt_s": "parity.subjects.point_gpt:run",
     "pointmae_modelnet": "parity.subjects.classifiers:point_mae",
     "pointmae_scan": "parity.subjects.classifiers:point_mae",
+    "pointmamba_scanobjectnn": "parity.subjects.point_mamba:run",
     "recon_modelnet": "parity.subjects.classifiers:recon",
     "recon_scan": "parity.subjects.classifiers:recon",
 }

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, load_head, read_checkpoint
-from geopeft_cli.backbones.mamba import LocalNorm, LocalPooling, Mixer
+from geopeft_cli.backbones.mamba import LocalNorm, LocalPooling
 from geopeft_cli.backbones.mamba3d import Mamba3D
+from geopeft_cli.backbones.mixer import Mixer
 from geopeft_cli.contracts import Method, official_state
 from geopeft_cli.errors import CheckpointError, UsageError
 from geopeft_cli.geometry.neighbors import nearest_neighbors
