@@ -100,5 +100,5 @@ def mamba_sites(blocks: nn.ModuleList, prefix: str) -> list[Site]:
         assert isinstance(block, Block)
         name = f"{prefix}.{index}"
         sites.append(Site(f"{name}.lfa.mlp.share_mlp", "local", index, None, block.lfa.mlp, "share_mlp"))
-        sites += mixer_sites(block, name, index)
+        sites += mixer_sites(block, name, index, TwoScanMixer)
     return sites

@@ -91,9 +91,8 @@ class TwoScanMixer(Mixer):
         return super().mix(channels) + reverse.flip(-1)
 
 
-def mixer_sites(block: nn.Module, name: str, index: int) -> list[Site]:
+def mixer_sites(block: nn.Module, name: str, index: int, kind: type[Mixer] = Mixer) -> list[Site]:
     """The mixer of block ``index``, which is called ``name``, and the mixer's dense layers, as they are called."""
-    mixer = block.mixer
-    assert isinstance(mixer, Mixer)
-    layers = [Site(f"{name}.mixer.{layer}", role, index, 0, mixer, layer) for layer, role in mixer.layers]
+    mixer = block.get_submodule("mixer")
+    layers = [Site(f"{name}.mixer.{layer}", role, index, 0, mixer, layer) for layer, role in kind.layers]
     return [Site(f"{name}.mixer", "attention", index, 0, block, "mixer"), *layers]

@@ -87,7 +87,7 @@ def hilbert_code(cells: Tensor, depth: Tensor) -> Tensor:
     """
     x = [*cells.unbind(-1)]
     code = gray = torch.zeros_like(x[0])
-    for bit in reversed(range(DEEPEST)):
+    for bit in reversed(range(DEEPEST if tracing(cells, depth) else int(depth.max()))):
         # above the curve's first bit all bits are 0, and nothing is to change
         below = torch.where(bit < depth, 2**bit - 1, 0)
         for axis in range(3):
