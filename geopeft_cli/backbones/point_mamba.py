@@ -121,24 +121,17 @@ class PointMamba(CoupledBackbone):
             layers: blocks whose raw outputs are wanted, 0-based.
         """
         neighborhoods, centers = group(points, self.groups, self.group_size, self.near_origin)[:2]
-        patches, position = self.encoder(neighborhoods), self.pos_embed(centers)
-        orders = self.orders(centers)
-        scales = (
-            (self.OrderScale_gamma_1, self.OrderScale_beta_1),
-            (self.OrderScale_gamma_2, self.OrderScale_beta_2),
-        )
-        copies = (
-            take(patches, order) * gamma + beta + take(position, order)
-            for order, (gamma, beta) in zip(orders, scales, strict=True)
-        )
-        x, slots = torch.cat([*copies], dim=1), torch.cat(orders, dim=1)
+        slots = self.orders(centers).flatten(1)
+        scale = torch.stack([self.OrderScale_gamma_1, self.OrderScale_gamma_2]).repeat_interleave(self.groups, dim=0)
+        shift = torch.stack([self.OrderScale_beta_1, self.OrderScale_beta_2]).repeat_interleave(self.groups, dim=0)
+        x = take(self.encoder(neighborhoods), slots) * scale + shift + take(self.pos_embed(centers), slots)
         with published(Geometry([Level(centers, slots)])):
             x, kept = self.blocks(x, tuple(layers))
         return Tokens(self.blocks.norm_f(x), centers, slots, kept, places=slice(None))
 
-    def orders(self, centers: Tensor) -> list[Tensor]:
-        """The order of the patches along each curve, int64 (B, G), for centers (B, G, 3)."""
-        return [hilbert_order(centers, axes, of_batch=self.variant == "released") for axes in CURVES]
+    def orders(self, centers: Tensor) -> Tensor:
+        """The order of the patches along each curve, int64 (B, 2, G), for centers (B, G, 3)."""
+        return hilbert_order(centers, CURVES, of_batch=self.variant == "released")
 
     def pool(self, tokens: Tokens, fused: Tensor | None = None) -> Tensor:
         """Mean over all tokens (+ fused), (B, C)."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from geopeft_cli.errors import GeometryError
-from geopeft_cli.geometry.checks import require_points
+from geopeft_cli.geometry.checks import require_count, require_points
 from geopeft_cli.geometry.compiled import tracing
 
 CELL = 0.02  # edge of PointMamba's cells
 DEEPEST = 16  # bits an axis at most
+MOST = 2**15  # centers, whose index and place on the deepest curve fit into an integer together
 
 
 def greedy_order(centers: Tensor) -> Tensor:
@@ -42,26 +45,27 @@ def greedy_order(centers: Tensor) -> Tensor:
     return torch.cat(picks, 1)
 
 
-def hilbert_order(centers: Tensor, axes: tuple[int, int, int] = (0, 1, 2), of_batch: bool = False) -> Tensor:
-    """The order in which a Hilbert curve through cells of edge 0.02 passes centers (PointMamba's order).
+def hilbert_order(centers: Tensor, curves: Sequence[Sequence[int]], of_batch: bool = False) -> Tensor:
+    """The orders in which Hilbert curves through cells of edge 0.02 pass centers (PointMamba's orders).
 
-    The cells count from the lowest of the cloud, and the curve is as deep as its widest axis needs. Of centers in one
-    cell the lower index goes first. Carries no gradient.
+    The cells count from the lowest of the cloud, and the curves are as deep as its widest axis needs. Of centers in
+    one cell the lower index goes first. Carries no gradient.
 
     Args:
         centers: (B, G, 3), in units of the prepared cloud.
-        axes: which coordinate the curve takes first, second and third.
-        of_batch: every curve is as deep as the widest cloud of the batch needs. One or two bits more turn the curve
-            (three do not), so that the order then depends on the other clouds.
+        curves: for each of n curves the coordinates that it takes first, second and third: (0, 1, 2) is x, y, z.
+        of_batch: curves are as deep as the widest cloud of the batch needs. One or two bits more turn a curve (three
+            do not), so that the order then depends on the other clouds.
 
     Returns:
-        Indices into G in the order of the curve, int64 (B, G).
+        Indices into G in the order of each curve, int64 (B, n, G).
 
     Raises:
-        ShapeError: ``centers`` is not (B, G, 3).
+        ShapeError: ``centers`` is not (B, G, 3), or G is more than 2^15.
         GeometryError: a cloud is wider than 2^16 cells, or not finite.
     """
     require_points(centers, "centers")
+    require_count(centers.shape[1], MOST, "centers on a curve")
     centers = centers.detach().float()
     # by a tensor: division by a number becomes a product on some devices, and centers on a border change cells
     cells = (centers / torch.full_like(centers, CELL)).floor()
@@ -70,9 +74,11 @@ def hilbert_order(centers: Tensor, axes: tuple[int, int, int] = (0, 1, 2), of_ba
     cells = cells.to(torch.int64)
     cells = cells - cells.amin(1, keepdim=True)
     widest = cells.amax((0, 1, 2), keepdim=True) if of_batch else cells.amax((1, 2), keepdim=True)
-    powers = 2 ** torch.arange(DEEPEST, device=cells.device)
-    depth = (widest[..., 0] >= powers).sum(1, keepdim=True).clamp(min=1)
-    return hilbert_code(cells[..., list(axes)], depth).argsort(dim=1, stable=True)
+    depth = (widest >= 2 ** torch.arange(DEEPEST, device=cells.device)).sum(2, keepdim=True).clamp(min=1)
+    code = hilbert_code(torch.stack([cells[..., [*axes]] for axes in curves], dim=1), depth)
+    # no two keys are equal, for the stable sort of equal ones does not translate to ONNX
+    count = centers.shape[1]
+    return (code * count + torch.arange(count, device=cells.device)).argsort(-1)
 
 
 def hilbert_code(cells: Tensor, depth: Tensor) -> Tensor:

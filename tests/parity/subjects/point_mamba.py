@@ -69,7 +69,7 @@ def _loaded(golden: GoldenSet, route: Route, variant: Literal["per_sample", "rel
 @torch.no_grad()
 def _before_the_blocks(model: PointMamba, points: Tensor) -> dict[str, Tensor]:
     groups = group(points, model.groups, model.group_size, model.near_origin)
-    first, second = model.orders(groups.centers)
+    first, second = model.orders(groups.centers).unbind(1)
     return {
         "fps_idx": groups.center_index,
         "knn_idx": groups.neighbor_index,
