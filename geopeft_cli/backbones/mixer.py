@@ -87,8 +87,9 @@ class TwoScanMixer(Mixer):
         self.A_b_log, self.D_b = self._rates(), nn.Parameter(torch.ones(self.inner))
 
     def mix(self, channels: Tensor) -> Tensor:
+        y = super().mix(channels)
         reverse = self._scan(channels.flip(-1), self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
-        return super().mix(channels) + reverse.flip(-1)
+        return y + reverse.flip(-1)
 
 
 def mixer_sites(block: nn.Module, name: str, index: int, kind: type[Mixer] = Mixer) -> list[Site]:
