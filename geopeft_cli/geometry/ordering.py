@@ -91,9 +91,9 @@ def hilbert_code(cells: Tensor, depth: Tensor) -> Tensor:
     Returns:
         int64 (...), from 0 to below 8^depth.
     """
+    bits = DEEPEST if tracing(cells, depth) else int(depth.max())
     x = [*cells.unbind(-1)]
-    code = gray = torch.zeros_like(x[0])
-    for bit in reversed(range(DEEPEST if tracing(cells, depth) else int(depth.max()))):
+    for bit in reversed(range(1, bits)):
         # above the curve's first bit all bits are 0, and nothing is to change
         below = torch.where(bit < depth, 2**bit - 1, 0)
         for axis in range(3):
@@ -101,10 +101,9 @@ def hilbert_code(cells: Tensor, depth: Tensor) -> Tensor:
             exchanged = torch.where(is_set, 0, (x[0] ^ x[axis]) & below)
             x[axis] = x[axis] ^ exchanged
             x[0] = x[0] ^ torch.where(is_set, below, exchanged)
-        for coordinate in x:
-            gray = gray ^ ((coordinate & 2**bit) != 0).to(torch.int64)
-            code = code * 2 + gray
-    return code
+    powers = 2 ** torch.arange(3 * bits, device=cells.device).flip(0)
+    gray = (torch.stack(x, dim=-1).unsqueeze(-2) & powers[-bits:, None]) != 0
+    return ((gray.flatten(-2).cumsum(-1) & 1) * powers).sum(-1)
 
 
 def _require_depth(cells: Tensor) -> None:
