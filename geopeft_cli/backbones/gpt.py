@@ -44,8 +44,8 @@ class GPTLayer(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
-        self.attn = CausalAttention(width, heads)
         self.ln_2 = nn.LayerNorm(width)
+        self.attn = CausalAttention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -69,6 +69,9 @@ CORES = {
             "start_at_origin_128_32",
         )
     ),
+    "optim_pointmae_fewshot": Core(),
+    "optim_pointmae_scan": Core(),
+    "optim_recon_scan": Core(),
     "peft_interop": Core(),
     "pointbert_modelnet": Core((*CLASSIFIER, "knn_idx*")),
     "pointbert_scan": Core(CLASSIFIER),
