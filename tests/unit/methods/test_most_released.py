@@ -285,5 +285,5 @@ def test_recipes_reach_the_released_form() -> None:
 
 
 def test_every_key_of_a_variant_is_a_setting() -> None:
-    shared = {"name", "tokens", "variant", "blocks", "neighbors", "eps"}
+    shared = {"name", "tokens", "variant", "blocks", "neighbors", "eps", "graph"}
     assert {*LINEAR_ONLY, *RELEASED_ONLY} == set(MoSTSettings.model_fields) - shared
