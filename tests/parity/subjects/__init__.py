@@ -31,6 +31,7 @@ RUNNERS = {
     "mamba3d_scanobjectnn": "parity.subjects.mamba3d:run",
     "monarch_linear": "parity.subjects.monarch:run",
     "most_paper": "parity.subjects.most:run",
+    "most_pointgpt": "parity.subjects.most_point_gpt:run",
     "ops_fps_knn": "parity.subjects.grouping:run",
     "optim_pointmae_fewshot": "parity.subjects.optimizer:point_mae",
     "optim_pointmae_scan": "parity.subjects.optimizer:point_mae",
