@@ -25,7 +25,7 @@ from geopeft_cli.errors import AdapterError, UsageError
 from geopeft_cli.methods import method_class
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.tasks import task_class
-from geopeft_cli.training.schedule import epochs_run
+from geopeft_cli.training.schedule import OwnGroup, epochs_run
 
 PREPARATION = ("points", "normalize", "sampling", "augment", "on_error")
 
@@ -48,6 +48,11 @@ class Experiment:
     @property
     def total_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def own_groups(self) -> tuple[OwnGroup, ...]:
+        """The parameters to which the recipe gives a rate or a decay of their own."""
+        return tuple(OwnGroup(**group.model_dump()) for group in self.recipe.training.groups)
 
 
 def load_splits(recipe: Recipe) -> Splits:

@@ -282,9 +282,21 @@ class ClassificationTask(Section):
     fusion: FusionSettings = FusionSettings()
 
 
+class GroupSettings(Section):
+    """Parameters whose names fit the shell pattern ``match``: ``lr_scale`` times the rate, and their own decay.
+
+    ``weight_decay`` is then that of all of them, whatever their shape; left out, they decay as the others do.
+    """
+
+    match: Text
+    lr_scale: PositiveNumber = 1.0
+    weight_decay: NonNegativeNumber | None = None
+
+
 class TrainingSection(Section):
     """The loop. Rates are per epoch: ``cosine_lag`` is the published schedule (epochs + 1 passes), ``cosine`` starts
-    at once and runs ``epochs`` passes.
+    at once and runs ``epochs`` passes. ``groups`` are parameters with a rate or a decay of their own; where several
+    fit a name, the first takes it.
 
     ``select`` says which weights are kept: the ``last`` epoch's, the best on the validation split, or the best on the
     test split, which is labelled so wherever its number is printed.
@@ -298,6 +310,7 @@ class TrainingSection(Section):
     warmup_epochs: Count = 10
     min_lr: NonNegativeNumber = 1e-6
     warmup_lr: NonNegativeNumber = 1e-6
+    groups: tuple[GroupSettings, ...] = ()
     clip_norm: PositiveNumber | None = 10.0
     accumulation: PositiveCount = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

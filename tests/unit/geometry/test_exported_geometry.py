@@ -28,8 +28,8 @@ class Grouping(nn.Module):
         groups = group(points, self.groups, 8, self.near_origin)
         index, weight = inverse_distance_weights(points, groups.centers)
         tokens = groups.neighborhoods.flatten(2)
-        smoothing = rectifier(groups.centers, torch.arange(-1, self.groups), 4, 0.05, 0.5, 2)
-        return *groups, interpolate(tokens, index, weight), smoothing
+        settings = (groups.centers, torch.arange(-1, self.groups), 4, 0.05, 0.5, 2)
+        return *groups, interpolate(tokens, index, weight), rectifier(*settings), rectifier(*settings, causal=True)
 
 
 class Curves(nn.Module):
