@@ -39,7 +39,7 @@ from geopeft_cli.training.checkpoints import load_progress, seed_everything
 from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.training.loop import Outcome, Plan, train
 from geopeft_cli.training.precision import autocast, choose_device
-from geopeft_cli.training.schedule import epochs_run
+from geopeft_cli.training.schedule import epochs_run, parameter_groups
 
 logger = logging.getLogger("geopeft")
 
@@ -74,6 +74,7 @@ def prepare(recipe: Recipe) -> tuple[Splits, Experiment]:
     if recipe.training.select == "best_validation" and splits.validation is None:
         raise UsageError("training.select: best_validation needs a validation split, and the data has none")
     experiment = build(recipe, Vocabulary.of(splits.train))
+    parameter_groups(experiment.model, recipe.training.weight_decay, experiment.own_groups)
     if isinstance(recipe.task, SceneSegmentationTask) and recipe.task.class_weights == "cube_root":
         assert isinstance(experiment.task, SceneSegmentation)
         experiment.task.weights = torch.from_numpy(label_weights(point_counts(splits.train))).float()
@@ -139,6 +140,7 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
         TensorBoard(folder / "tensorboard") if ranks.is_first and settings.tensorboard else None,
     )
     plan_fields = {name: getattr(settings, name) for name in Plan.__dataclass_fields__}
+    plan_fields["groups"] = experiment.own_groups
     try:
         outcome = train(
             model,
