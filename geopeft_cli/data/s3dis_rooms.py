@@ -98,7 +98,8 @@ class Room:
         labels = checked_point_labels(str(self.path), rows[:, -1], len(rows), PARTS["room"], "S3DIS").astype(np.int8)
         points = (rows[:, :3] - rows[:, :3].min(axis=0)).astype(np.float32)
         order = np.argsort(points[:, 0], kind="stable")
-        return points[order], labels[order], order.astype(np.int32)
+        # one axis after the other in memory, since a block compares one at a time
+        return np.asfortranarray(points[order]), labels[order], order.astype(np.int32)
 
 
 def rooms_by_area(root: Path) -> dict[int, list[Room]]:
