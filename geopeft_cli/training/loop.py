@@ -155,7 +155,7 @@ def train(
             scaler.scale(loss / accumulated).backward()
             pending += 1
             if pending == accumulated:
-                _update(optimizer, scaler, trainable, plan, ranks)
+                _update(optimizer, scaler, trainable, plan.clip_norm, ranks, plan.optimizer_steps)
                 pending = 0
             hits = float((logits.detach().argmax(dim=-1) == targets).sum()) * len(targets) / targets.numel()
             loss_sum, correct, seen = loss_sum + value * len(targets), correct + hits, seen + len(targets)
@@ -204,15 +204,16 @@ def _update(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     trainable: list[nn.Parameter],
-    plan: Plan,
+    clip_norm: float | None,
     ranks: Ranks,
+    steps: int = 1,
 ) -> None:
     ranks.average_gradients(trainable)  # still scaled: an overflow on one rank must stop the step on all
     scaler.unscale_(optimizer)
-    if plan.optimizer_steps == 2:  # as released for segmentation: once with the gradient as it is, once clipped
+    if steps == 2:  # as released for segmentation: once with the gradient as it is, once clipped
         optimizer.step()
-    if plan.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(trainable, plan.clip_norm)
+    if clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(trainable, clip_norm)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)

@@ -181,6 +181,17 @@ def test_yaml_that_recipes_do_not_use(problems: Problems, line: str, expected: l
         ("task: fast", "task must be a section with keys of its own, is 'fast'"),
         ("training: {precision: bf61}", "must be one of fp32, bf16, fp16, is 'bf61'. Did you mean 'bf16'?"),
         ("training: {precision: 16}", "training.precision must be one of fp32, bf16, fp16, is 16"),
+        (
+            "task: {name: part_segmentation, fusion: {}}",
+            "task.fusion is for name: classification, not part_segmentation",
+        ),
+        ("task: {name: part_segmentation, class_weights: equal}", "name: scene_segmentation, not part_segmentation"),
+        ("task: {class_weights: equal}", "task.class_weights is for name: scene_segmentation, not classification"),
+        ("training: {optimizer_steps: 3}", "training.optimizer_steps must be at most 2, is 3"),
+        (
+            "training: {optimizer_steps: 2, precision: fp16}",
+            "optimizer_steps must be 1 with precision fp16, whose scaled gradients are used once",
+        ),
         ("task: {name: classificatoin}", "is 'classificatoin'. Did you mean 'classification'?"),
         ("published: x", "published must be a list, is 'x'"),
         ("published: [3]", "published[0] must be a section with keys of its own, is 3"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from geopeft_cli.errors import CheckpointError, DataError, UsageError
+from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.recipe.problems import RecipeError
+from geopeft_cli.tasks.segmentation import SceneSegmentation
 from geopeft_cli.verbs.evaluate import evaluate_trained
 from geopeft_cli.verbs.export import export_trained
-from geopeft_cli.verbs.finetune import finetune
+from geopeft_cli.verbs.finetune import finetune, prepare
 from geopeft_cli.verbs.inspect import inspect_path
 from geopeft_cli.verbs.merge import merge_trained
 from geopeft_cli.verbs.opening import open_trained
@@ -118,16 +119,18 @@ def test_a_head_comes_from_a_fine_tuned_file(run: Path, recipe: Path, tmp_path: 
     assert "task.name part_segmentation" in str(caught.value.hint)
 
 
-def test_an_onnx_file_takes_points_and_categories(run: Path, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    file = tmp_path / "model.onnx"
-    assert len(export_trained(run, "onnx", file).verification.cases) == 9
-    session = onnxruntime.InferenceSession(file)
-    shapes = {each.name: each.shape for each in (*session.get_inputs(), *session.get_outputs())}
-    assert shapes == {"points": ["batch", "n", 3], "categories": ["batch"], "logits": ["batch", "n", 4]}
-    record = session.get_modelmeta().custom_metadata_map
-    assert json.loads(record["part_names"]) == list(PARTS)
-    assert json.loads(record["parts"]) == {"cube": [0, 1], "plate": [2, 3]}
+def test_rare_labels_of_scenes_weigh_more(recipe: Path) -> None:
+    arguments = ["task={name: scene_segmentation, class_weights: cube_root}", "training.select=last"]
+    splits, experiment = prepare(load_recipe(recipe, arguments))
+    counts = np.zeros(4)
+    for index in range(len(splits.train)):
+        counts += np.bincount(splits.train[index].point_labels, minlength=4)
+    assert isinstance(experiment.task, SceneSegmentation)
+    assert experiment.task.weights is not None
+    np.testing.assert_allclose(experiment.task.weights, (counts.max() / counts) ** (1 / 3), rtol=1e-6)
+    _, equal = prepare(load_recipe(recipe, ["task={name: scene_segmentation}", "training.select=last"]))
+    assert isinstance(equal.task, SceneSegmentation)
+    assert equal.task.weights is None
 
 
 def test_peft_loads_it(run: Path, tmp_path: Path) -> None:
