@@ -13,17 +13,16 @@ from torch import Tensor
 from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.backbones.point_mae import PointMAE
 from geopeft_cli.exporting.onnx import export_onnx
-from geopeft_cli.exporting.program import export_program
-from geopeft_cli.tasks.segmentation import PartSegmentation, SceneSegmentation, Segmentation
+from geopeft_cli.tasks.segmentation import PartSegmentation
 
 CLASSES, PARTS = ("chair", "table", "lamp"), {"chair": (0, 1), "table": (1, 2), "lamp": (3,)}
 LABELS = ("leg", "seat", "top", "shade")
 
 
-def tiny(kind: type[Segmentation]) -> PointMAE:
+def tiny() -> PointMAE:
     torch.manual_seed(0)
     model = PointMAE(width=16, depth=3, heads=2, groups=8, group_size=8, dense=True)
-    kind(CLASSES, LABELS, PARTS).attach(model)
+    PartSegmentation(CLASSES, LABELS, PARTS).attach(model)
     return model.eval()
 
 
@@ -36,18 +35,10 @@ def of_parts(manifest: Manifest) -> Manifest:
 def test_an_onnx_file_takes_points_and_categories(clouds: Tensor, of_parts: Manifest, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     file = tmp_path / "model.onnx"
-    assert len(export_onnx(tiny(PartSegmentation), file, clouds, of_parts).cases) == 9
+    assert len(export_onnx(tiny(), file, clouds, of_parts).cases) == 9
     session = onnxruntime.InferenceSession(file)
     shapes = {each.name: each.shape for each in (*session.get_inputs(), *session.get_outputs())}
     assert shapes == {"points": ["batch", "n", 3], "categories": ["batch"], "logits": ["batch", "n", 4]}
     record = session.get_modelmeta().custom_metadata_map
     assert json.loads(record["part_names"]) == list(LABELS)
     assert json.loads(record["parts"]) == {name: list(own) for name, own in PARTS.items()}
-
-
-def test_a_program_of_scenes_takes_points_alone(clouds: Tensor, of_parts: Manifest, tmp_path: Path) -> None:
-    model, file = tiny(SceneSegmentation), tmp_path / "model.pt2"
-    assert len(export_program(model, file, clouds, of_parts).cases) == 9
-    with torch.no_grad():
-        expected = model(clouds[:4, :50])
-        torch.testing.assert_close(torch.export.load(file).module()(clouds[:4, :50]), expected, atol=1e-4, rtol=1e-4)
