@@ -136,9 +136,10 @@ def test_a_cloud_alone_and_in_another_order_gets_the_same_labels(experiment: Exp
     assert together.shape == (4, 64, 5)
     assert together.std() > 0.01
     alone = torch.cat([logits(model, POINTS[[one]], CATEGORIES[[one]]) for one in range(4)])
-    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+    bound = 1e-5 * max(1.0, float(together.abs().max()))
+    torch.testing.assert_close(alone, together, atol=bound, rtol=0)
     order = torch.tensor([3, 1, 0, 2])
-    torch.testing.assert_close(logits(model, POINTS[order], CATEGORIES[order]), together[order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(model, POINTS[order], CATEGORIES[order]), together[order], atol=bound, rtol=0)
 
 
 def test_the_category_matters_and_is_not_needed(experiment: Experiment) -> None:
