@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.geometry.checks import require_points
+from geopeft_cli.geometry.grouping import take
 
 
 def greedy_order(centers: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def greedy_order(centers: Tensor) -> Tensor:
     picks = [pick]
     for _ in range(centers.shape[1] - 1):
         visited = visited.scatter(1, pick, torch.inf)
-        row = torch.take_along_dim(squared, pick.unsqueeze(-1), dim=1).squeeze(1)
+        row = take(squared, pick).squeeze(1)
         pick = (row + visited).argmin(1, keepdim=True)
         picks.append(pick)
     return torch.cat(picks, 1)
