@@ -99,25 +99,29 @@ class _Measure:
         figures, centers = [], []
         for points in self.points:
             tokens = model.encode(points.to(self.device), model.fusion_blocks)
-            centers.append(_spatial_centers(tokens).cpu())
+            centers.append(tokens.centers.cpu())
             neighbors = neighborhoods(centers[-1], self.neighbors)
             blocks = []
             for index in model.fusion_blocks:
-                features = tokens.spatial(tokens.layers[index]).float().cpu()
+                features = _by_center(tokens, tokens.layers[index]).float().cpu()
                 if not features.isfinite().all():
                     raise GeopeftError(
                         f"{name}: features after block {index} are not finite",
                         "The weights have diverged, or a cloud holds values that are not finite.",
                     )
-                blocks.append(torch.stack(local_distance(features, neighbors)))
+                copies = [torch.stack(local_distance(copy, neighbors)) for copy in features.unbind(1)]
+                blocks.append(torch.stack(copies).mean(dim=0))
             figures.append(torch.stack(blocks))
         return Measured(name, torch.cat(figures, dim=-1), torch.cat(centers), base_sha256, manifest)
 
 
-def _spatial_centers(tokens: Tokens) -> Tensor:
-    """(B, G, 3), the centers of the rows that ``tokens.spatial`` returns, in their order."""
-    order = tokens.spatial(tokens.slots.view(1, -1, 1)).flatten()
-    return tokens.centers[:, order]
+def _by_center(tokens: Tokens, features: Tensor) -> Tensor:
+    """(B, T, C) -> (B, copies, G, C): the tokens of all centers in order; where a sequence holds every center several
+    times, its first places, its second places, and so on."""
+    slots = tokens.spatial(tokens.slots.expand(len(features), -1).unsqueeze(-1)).squeeze(-1)
+    order = slots.argsort(dim=1, stable=True).unsqueeze(-1)
+    rows = tokens.spatial(features).take_along_dim(order, dim=1)
+    return rows.unflatten(1, (tokens.centers.shape[1], -1)).transpose(1, 2)
 
 
 def _clouds(recipe: Recipe, count: int) -> tuple[str, list[Tensor], tuple[str, ...]]:
