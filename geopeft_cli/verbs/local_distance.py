@@ -121,7 +121,8 @@ def _by_center(tokens: Tokens, features: Tensor) -> Tensor:
     slots = tokens.spatial(tokens.slots.expand(len(features), -1).unsqueeze(-1)).squeeze(-1)
     order = slots.argsort(dim=1, stable=True).unsqueeze(-1)
     rows = tokens.spatial(features).take_along_dim(order, dim=1)
-    return rows.unflatten(1, (tokens.centers.shape[1], -1)).transpose(1, 2)
+    by_center: Tensor = rows.unflatten(1, (tokens.centers.shape[1], -1))
+    return by_center.transpose(1, 2)
 
 
 def _clouds(recipe: Recipe, count: int) -> tuple[str, list[Tensor], tuple[str, ...]]:
