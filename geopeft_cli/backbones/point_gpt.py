@@ -87,10 +87,11 @@ class PointGPT(Backbone):
         return {name: getattr(self, name) for name in (*names, "generator_channels", "reconstruction")}
 
     def sites(self) -> list[Site]:
-        """Those of the trunk and of the patch encoder; methods leave the generator as it is."""
+        """Those of the trunk and of the patch encoder, and the attentions of the generator."""
         return [
             *patch_encoder_sites(self.encoder),
             *block_sites(self.blocks.layers, "blocks.layers", places=GPT_PLACES),
+            *(self.generator_blocks.sites("generator_blocks") if self.reconstruction else ()),
         ]
 
     def encode(self, points: Tensor, layers: Sequence[int] = ()) -> Tokens:

@@ -15,11 +15,12 @@ from geopeft_cli.contracts.naming import (
     official_state,
     registered,
 )
-from geopeft_cli.contracts.sites import BLOCK_ROLES, BlockRole, QueryRole, Role, Site, Wrapper
+from geopeft_cli.contracts.sites import BLOCK_ROLES, WHOLE_ROLES, BlockRole, QueryRole, Role, Site, Wrapper
 from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, current_level, published
 
 __all__ = [
     "BLOCK_ROLES",
+    "WHOLE_ROLES",
     "Backbone",
     "BlockRole",
     "Calibration",

@@ -109,20 +109,18 @@ class _Measure:
                         f"{name}: features after block {index} are not finite",
                         "The weights have diverged, or a cloud holds values that are not finite.",
                     )
-                copies = [torch.stack(local_distance(copy, neighbors)) for copy in features.unbind(1)]
-                blocks.append(torch.stack(copies).mean(dim=0))
+                blocks.append(torch.stack(local_distance(features, neighbors)))
             figures.append(torch.stack(blocks))
         return Measured(name, torch.cat(figures, dim=-1), torch.cat(centers), base_sha256, manifest)
 
 
 def _by_center(tokens: Tokens, features: Tensor) -> Tensor:
-    """(B, T, C) -> (B, copies, G, C): the tokens of all centers in order; where a sequence holds every center several
-    times, its first places, its second places, and so on."""
-    slots = tokens.spatial(tokens.slots.expand(len(features), -1).unsqueeze(-1)).squeeze(-1)
-    order = slots.argsort(dim=1, stable=True).unsqueeze(-1)
-    rows = tokens.spatial(features).take_along_dim(order, dim=1)
-    by_center: Tensor = rows.unflatten(1, (tokens.centers.shape[1], -1))
-    return by_center.transpose(1, 2)
+    """(B, G, C), for every center the mean of the features (B, T, C) over its places in the sequence."""
+    spatial = tokens.spatial(features)
+    slots = tokens.spatial(tokens.slots.expand(len(features), -1).unsqueeze(-1))
+    total = spatial.new_zeros(*tokens.centers.shape[:2], spatial.shape[-1])
+    count = spatial.new_zeros(*tokens.centers.shape[:2], 1).scatter_add(1, slots, torch.ones_like(spatial[..., :1]))
+    return total.scatter_add(1, slots.expand_as(spatial), spatial) / count
 
 
 def _clouds(recipe: Recipe, count: int) -> tuple[str, list[Tensor], tuple[str, ...]]:
