@@ -10,6 +10,7 @@ from torch import Tensor
 from geopeft_cli.errors import GeometryError
 from geopeft_cli.geometry.checks import require_count, require_points
 from geopeft_cli.geometry.compiled import tracing
+from geopeft_cli.geometry.grouping import take
 
 CELL = 0.02  # edge of PointMamba's cells
 DEEPEST = 16  # bits an axis at most
@@ -39,7 +40,7 @@ def greedy_order(centers: Tensor) -> Tensor:
     picks = [pick]
     for _ in range(centers.shape[1] - 1):
         visited = visited.scatter(1, pick, torch.inf)
-        row = torch.take_along_dim(squared, pick.unsqueeze(-1), dim=1).squeeze(1)
+        row = take(squared, pick).squeeze(1)
         pick = (row + visited).argmin(1, keepdim=True)
         picks.append(pick)
     return torch.cat(picks, 1)

@@ -12,6 +12,7 @@ from geopeft_cli.errors import ShapeError
 from geopeft_cli.geometry.checks import require_points, require_slots
 from geopeft_cli.geometry.compiled import tracing
 from geopeft_cli.geometry.grid import grid_neighbors
+from geopeft_cli.geometry.grouping import take
 from geopeft_cli.geometry.interpolation import interpolate
 from geopeft_cli.geometry.neighbors import nearest_neighbors
 
@@ -88,7 +89,8 @@ def rectifier(
     if slots.ndim == 1:
         update = update[:, place][:, :, place]
     else:
-        update = update.take_along_dim(place.unsqueeze(2), 1).take_along_dim(place.unsqueeze(1), 2)
+        rows = take(update, place)
+        update = rows.gather(2, place.unsqueeze(1).expand(-1, rows.shape[1], -1))
     return identity + update * _coupled(slots)
 
 
