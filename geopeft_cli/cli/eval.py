@@ -85,7 +85,7 @@ def evaluate(
 
 
 def _measure(path: Path, overrides: Sequence[str], as_json: bool) -> None:
-    from geopeft_cli.reports.console import console, print_confusions, print_metrics, split_title
+    from geopeft_cli.reports.console import console, print_confusions, print_metrics, print_votes, split_title
     from geopeft_cli.verbs.evaluate import evaluate_trained
 
     result = evaluate_trained(path, overrides)
@@ -96,6 +96,9 @@ def _measure(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     print_confusions(result.classes, result.confusion, out, result.counted)
     out.print(f"weights kept: {result.weights_kept}")
     print_metrics(result.metrics, f"{split_title(result.split, result.select)}, {result.clouds} clouds", out)
+    out.print("voting: none, one view of each cloud")
+    if result.votes is not None:
+        print_votes(result.votes, result.split, out)
 
 
 def _predict(

@@ -65,7 +65,10 @@ def draw_cloud(
         axes.set_axis_off()
         figure.suptitle(title)
         if legend:
-            marks = [Line2D([], [], marker="o", linestyle="", color=color / 255) for color in legend.values()]
+            marks = [
+                Line2D([], [], marker="o", linestyle="", color=tuple((color / 255).tolist()))
+                for color in legend.values()
+            ]
             figure.legend(marks, [f" {name}" for name in legend], loc="outside lower center", ncols=3)
         figure.savefig(path, format="png", metadata={"Software": None}, dpi=100)
 

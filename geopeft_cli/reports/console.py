@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -65,6 +66,31 @@ def print_metrics(metrics: Mapping[str, float], title: str, out: Console) -> Non
     """``title: accuracy 91.67 %, mean class accuracy 90.10 %``."""
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.2f} %" for name, value in metrics.items())
     out.print(f"{title}: {figures}")
+
+
+class VoteFigures(Protocol):
+    """What a vote found; see ``evaluation.voting.Votes``."""
+
+    @property
+    def voting(self) -> str: ...
+    @property
+    def views(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def augment(self) -> Sequence[str]: ...
+    @property
+    def figures(self) -> Mapping[str, Mapping[str, float]]: ...
+
+
+def print_votes(votes: VoteFigures, split: str, out: Console) -> None:
+    """The figures of a vote, each under its own name, the maximum with a warning."""
+    how = f"{votes.views} views with {', '.join(votes.augment) or 'no augmentation'}, mean of the logits"
+    often = f", {votes.rounds} rounds" if votes.voting == "published" else ""
+    out.print(f"voting: {votes.voting}, {how}{often}")
+    for name, metrics in votes.figures.items():
+        warning = f" (the best round on the {split} split: not an unbiased figure)" if "maximum" in name else ""
+        print_metrics(metrics, f"  {name.replace('_', ' ')}{warning}", out)
 
 
 def print_confusions(

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -111,17 +112,18 @@ def _predicted(
     predictor = model.predictor()
     tasks = (partial(_prepared, model, predictor, *pair) for pair in zip(inputs, labels, strict=True))
     batch: list[tuple[Input, Prepared]] = []
-    for one, prepared in zip(inputs, prefetched(tasks, ahead=4), strict=True):
-        if isinstance(prepared, DataError):
-            if skipped is None:
-                raise prepared
-            skipped.append(Skipped(one.name, prepared.message))
-        else:
-            batch.append((one, prepared))
-        if len(batch) == model.batch_size or sum(len(cloud.whole) for _, cloud in batch) >= MOST_POINTS:
-            yield from _asked(predictor, batch)
-            batch = []
-        advance()
+    with closing(prefetched(tasks, ahead=4)) as clouds:
+        for one, prepared in zip(inputs, clouds, strict=True):
+            if isinstance(prepared, DataError):
+                if skipped is None:
+                    raise prepared
+                skipped.append(Skipped(one.name, prepared.message))
+            else:
+                batch.append((one, prepared))
+            if len(batch) == model.batch_size or sum(len(cloud.whole) for _, cloud in batch) >= MOST_POINTS:
+                yield from _asked(predictor, batch)
+                batch = []
+            advance()
     yield from _asked(predictor, batch)
 
 
@@ -174,7 +176,11 @@ def _row(model: TrainedModel, one: Input, prediction: Prediction) -> dict[str, A
         if model.categories:
             row["category"] = model.categories[prediction.cloud.category]
         counts = np.bincount(prediction.labels, minlength=len(model.classes))
-        return {**row, "points": int(counts.sum()), "points_by_label": dict(zip(model.classes, counts.tolist()))}
+        return {
+            **row,
+            "points": int(counts.sum()),
+            "points_by_label": dict(zip(model.classes, counts.tolist(), strict=True)),
+        }
     probabilities = [round(float(value), 6) for value in prediction.probabilities]
     label = model.classes[int(prediction.labels)]
     return {**row, "predicted": label, "probabilities": dict(zip(model.classes, probabilities, strict=True))}

@@ -65,6 +65,14 @@ def test_the_recipe_of_the_readme_for_scans(tmp_path: Path, tiny_base: Path, mon
     assert found["classes"] == ["chair", "table"]
     assert found["clouds"] == 2
     assert re.search(r"best on the validation split", found["weights_kept"])
+    write_scans(tmp_path / "new_scans")
+    (tmp_path / "runs/my_other_scans").symlink_to(tmp_path / "runs/my_scans")
+    page = (PROJECT / "docs/predicting.md").read_text(encoding="utf-8")
+    line = shlex.split(after("Your own scans", readme, "sh"))
+    assert geopeft(*line[1:]) == "found: 10 predicted\n"
+    for heading in ("From Python", "Several adapters on one base"):
+        exec(compile(after(heading, page, "python"), heading, "exec"), {})
+    exec(compile(after("Your own scans", readme, "python"), "README.md", "exec"), {})
 
 
 def test_templates_train_on_a_folder(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

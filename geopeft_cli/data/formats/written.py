@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ def write_ply(path: Path, points: Points, labels: Labels) -> None:
     """Points with the properties x, y, z (as wide as they are), red, green, blue and label, binary little-endian."""
     wide = points.dtype == np.float64
     colors = colors_of(labels)
+    columns: list[tuple[str, str, npt.NDArray[Any]]]
     columns = [(axis, "<f8" if wide else "<f4", points[:, i]) for i, axis in enumerate("xyz")]
     columns += [(name, "u1", colors[:, i]) for i, name in enumerate(("red", "green", "blue"))]
     columns += [("label", "<i4", labels)]
