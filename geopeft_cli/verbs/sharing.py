@@ -34,8 +34,9 @@ class SharedBase:
         tensors = {}
         for name, tensor in checkpoint.backbone.items():
             held = own.get(name)
-            kept = held is not None and not held.requires_grad and _same(held.data, tensor)
-            tensors[name] = held.data if held is not None and kept else tensor.clone()
+            wide = tensor if held is None else tensor.to(held)  # files may be in half precision
+            kept = held is not None and not held.requires_grad and torch.equal(held, wide)
+            tensors[name] = held.data if held is not None and kept else wide.clone()
         self._checkpoint = replace(
             checkpoint, backbone=tensors, head={k: t.clone() for k, t in checkpoint.head.items()}
         )
@@ -70,7 +71,7 @@ class SharedBase:
         """Let a model, on the device of the base, use its tensors in place of equal frozen ones."""
         for name, parameter in official_parameters(model).items():
             tensor = self._checkpoint.backbone.get(name)
-            if tensor is not None and not parameter.requires_grad and _same(parameter.data, tensor):
+            if tensor is not None and not parameter.requires_grad and torch.equal(parameter, tensor):
                 parameter.data = tensor
 
     def _read(self, path: Path, overrides: Sequence[str]) -> tuple[StoredAdapter, Manifest, Recipe]:
@@ -88,11 +89,6 @@ class SharedBase:
                 "Load it by itself.",
             )
         return adapter, manifest, recipe
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    alike = one.dtype == other.dtype and one.shape == other.shape
-    return alike and torch.equal(one, other.to(one.device))
 
 
 def _form(recipe: Recipe, manifest: Manifest) -> tuple[object, ...]:
