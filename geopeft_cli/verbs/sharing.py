@@ -55,17 +55,19 @@ class SharedBase:
             experiment = rebuild(recipe, adapter, self._checkpoint)
         return Opened(experiment.model, recipe, manifest, adapter.folder, experiment)
 
-    def load_into(self, opened: Opened, path: Path, overrides: Sequence[str] = ()) -> Opened | None:
-        """Put another adapter in the place of one that has the same form; None where its form is another one.
+    def load_into(self, models: Sequence[Opened], path: Path, overrides: Sequence[str] = ()) -> Opened | None:
+        """Put another adapter into the first of ``models`` that has its form; None where none has.
 
         Raises:
-            UsageError, AdapterError: see :meth:`open`; the model is then as it was.
+            UsageError, AdapterError: see :meth:`open`; the models are then as they were.
         """
         adapter, manifest, recipe = self._read(path, overrides)
-        if _form(recipe, manifest) != _form(opened.recipe, opened.manifest):
-            return None
-        load_adapter(opened.model, adapter.tensors, manifest.fresh, str(adapter.folder))
-        return replace(opened, recipe=recipe, manifest=manifest, source=adapter.folder)
+        form = _form(recipe, manifest)
+        for opened in models:
+            if _form(opened.recipe, opened.manifest) == form:
+                load_adapter(opened.model, adapter.tensors, manifest.fresh, str(adapter.folder))
+                return replace(opened, recipe=recipe, manifest=manifest, source=adapter.folder)
+        return None
 
     def share(self, model: Backbone) -> None:
         """Let a model, on the device of the base, use its tensors in place of equal frozen ones."""

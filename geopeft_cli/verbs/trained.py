@@ -55,6 +55,7 @@ class TrainedModel:
 
     def __init__(self, opened: Opened, device: torch.device, base: SharedBase | None = None) -> None:
         self._opened = replace(opened, experiment=None)  # and with it the tensors of its checkpoint
+        self._built = [self._opened]
         self._device = device
         self._base = base
 
@@ -153,11 +154,13 @@ class TrainedModel:
         """Put another adapter in the place of this model's, on the same base; this very model, which has changed.
 
         Between adapters of one form (the same method with the same settings, the same labels) only the tensors of
-        the adapter are copied. Arguments and errors are those of :meth:`with_adapter`; after an error the model is
-        as it was.
+        the adapter are copied. One network is kept for every form that the model had, with all that is not the base's.
+        Arguments and errors are those of :meth:`with_adapter`; after an error the model is as it was.
         """
-        same = self._needed_base().load_into(self._opened, Path(path), overrides)
+        same = self._needed_base().load_into(self._built, Path(path), overrides)
         self._opened = same or self.with_adapter(path, overrides)._opened
+        others = [one for one in self._built if one.model is not self._opened.model]
+        self._built = [self._opened, *others]
         return self
 
     def predictor(self) -> Predictor:
