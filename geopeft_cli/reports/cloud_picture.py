@@ -60,7 +60,9 @@ def draw_cloud(
         figure = Figure(figsize=(5, 5), layout="constrained")
         axes = figure.subplots()
         size = float(np.clip(4000 / len(chosen), 0.5, 12))
-        axes.scatter(across[order], height[order], s=size, c=paint, cmap="Blues", linewidths=0)
+        # far points stay visible on white: the colors begin half a depth behind them
+        shades = {} if colors is not None else {"cmap": "Blues", "vmin": 1.5 * depth.min() - 0.5 * depth.max()}
+        axes.scatter(across[order], height[order], s=size, c=paint, linewidths=0, **shades)
         axes.set_aspect("equal")
         axes.set_axis_off()
         figure.suptitle(title)
