@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Checkpoint:
         unused: names in the file that are neither.
         settings: the backbone's settings, where the file records them.
         layout: how official files name this backbone's tensors.
+        pretrained: what the file holds for ``layout.pretrained``, by the backbone's names.
     """
 
     location: str
@@ -43,6 +44,7 @@ class Checkpoint:
     unused: tuple[str, ...]
     settings: dict[str, Any]
     layout: CheckpointLayout
+    pretrained: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
@@ -87,7 +89,13 @@ def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: 
         own = {key: tensor for key, tensor in named.items() if not key.startswith(layout.head)}
         head = {key: tensor for key, tensor in named.items() if key.startswith(layout.head)}
         rest = []
-    return Checkpoint(location, path, identity, own, head, tuple(rest), _recorded_settings(path), layout)
+    pretrained = {
+        key.replace(official, name, 1): tensor
+        for name, official in layout.pretrained
+        for key, tensor in tensors.items()
+        if key.startswith(official)
+    }
+    return Checkpoint(location, path, identity, own, head, tuple(rest), _recorded_settings(path), layout, pretrained)
 
 
 def _recorded_settings(path: Path) -> dict[str, Any]:
@@ -168,6 +176,11 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
         kind = f"{checkpoint.identity.title}, {checkpoint.identity.stage.replace('_', ' ')}"
         raise CheckpointError(f"{checkpoint.path} ({kind}) does not fit {backbone.name}: " + "; ".join(problems))
     load_official_state(backbone, found)
+    backbone.pretrained = {
+        name: tensor
+        for name, tensor in checkpoint.pretrained.items()
+        if name in own and tensor.shape == own[name].shape and tensor.isfinite().all()
+    }
     return fresh
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geopeft_cli.backbones.transformer import Places
+from geopeft_cli.contracts import TransformerBlock
 
 GPT_PLACES: Places = (
     ("attn", "attention", True),
@@ -38,7 +39,7 @@ class CausalAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-class GPTLayer(nn.Module):
+class GPTLayer(TransformerBlock):
     """x = ln_1 x, then x + attention(x), then x + mlp(ln_2 x): the first residual is that of the normalized stream."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -48,10 +49,18 @@ class GPTLayer(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.ln_1(x)
-        x = x + self.attn(x)
-        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+        return x, self.attn(x)
+
+    def transformed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.mlp(self.ln_2(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for half in (self.attended, self.transformed):
+            stream, branch = half(x)
+            x = stream + branch
+        return x
 
 
 class Carried(nn.Module):

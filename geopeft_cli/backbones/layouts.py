@@ -64,11 +64,15 @@ _HIERARCHICAL = (
     "token_prop.",
     "mask_token",
 )
-POINT_M2AE = CheckpointLayout(prefix="", ignored=(*_HIERARCHICAL, "rec_head."), fresh=("norm.weight", "norm.bias"))
+_LAST_NORM = (("norm.", "h_encoder.encoder_norms.2."),)
+POINT_M2AE = CheckpointLayout(
+    prefix="", ignored=(*_HIERARCHICAL, "rec_head."), fresh=("norm.weight", "norm.bias"), pretrained=_LAST_NORM
+)
 I2P_MAE = CheckpointLayout(
     prefix="",
     ignored=(*_HIERARCHICAL, "rec_head_2d.", "rec_head_3d.", "clip_model."),
     fresh=("norm.weight", "norm.bias"),
+    pretrained=_LAST_NORM,
 )
 
 MAMBA3D = CheckpointLayout(

@@ -15,8 +15,8 @@ from geopeft_cli.contracts.naming import (
     official_state,
     registered,
 )
-from geopeft_cli.contracts.sites import BLOCK_ROLES, BlockRole, QueryRole, Role, Site, Wrapper
-from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, current_level, published
+from geopeft_cli.contracts.sites import BLOCK_ROLES, BlockRole, QueryRole, Role, Site, TransformerBlock, Wrapper
+from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, current_geometry, current_level, published
 
 __all__ = [
     "BLOCK_ROLES",
@@ -35,7 +35,9 @@ __all__ = [
     "Site",
     "Task",
     "Tokens",
+    "TransformerBlock",
     "Wrapper",
+    "current_geometry",
     "current_level",
     "load_official_state",
     "official_name",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geopeft_cli.checkpoint_layout import CheckpointLayout
 from geopeft_cli.contracts.sites import BLOCK_ROLES, Site
-from geopeft_cli.contracts.tokens import Tokens
+from geopeft_cli.contracts.tokens import Geometry, Tokens
 from geopeft_cli.errors import UsageError
 
 
@@ -26,13 +26,16 @@ class Backbone(nn.Module, ABC):
         layout: how its official checkpoints name the tensors.
         token_names: parameters that a pre-training checkpoint may lack and every recipe may train
             (class token and its position, or the final norm).
+        final_norm: the norm behind the last block.
         stand_ins: for roles that no layer of it has, the role that is taken where they are asked for.
+        pretrained: values of parameters that differ in the network as it was pre-trained, by name.
     """
 
     name: ClassVar[str]
     layout: ClassVar[CheckpointLayout]
     head_layout: ClassVar[str]
     token_names: ClassVar[tuple[str, ...]] = ()
+    final_norm: ClassVar[str] = "norm"
     stand_ins: ClassVar[Mapping[str, str]] = {}
     depth: int
     width: int
@@ -41,6 +44,7 @@ class Backbone(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.task: Task | None = None
+        self.pretrained: dict[str, Tensor] = {}
 
     @property
     def fusion_blocks(self) -> range:
@@ -60,6 +64,27 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def sites(self) -> list[Site]:
         """Every attention and dense layer that a method may wrap, in the order of the forward pass."""
+
+    def block_sites(self) -> list[Site]:
+        """Every :class:`TransformerBlock` that a method may wrap as a whole, with role ``block``.
+
+        The sequence that enters one ends with a token for each center of its level, in their order; the level may
+        leave out tokens before that.
+        """
+        return []
+
+    def regroup(self) -> None:  # noqa: B027 - most networks have one way
+        """From now on cut clouds into groups as in pre-training."""
+
+    def describe(self, points: Tensor, geometry: Geometry | None = None) -> Tensor:
+        """What the network says of clouds (B, N, 3) without a head, (B, width).
+
+        Args:
+            points: the clouds.
+            geometry: of a forward pass over the same clouds by a copy with the same frozen patch encoder.
+        """
+        tokens = self.encode(points)
+        return tokens.spatial(tokens.features).amax(dim=1)
 
     @abstractmethod
     def encode(self, points: Tensor, layers: Sequence[int] = ()) -> Tokens:

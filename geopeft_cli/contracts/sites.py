@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 BlockRole = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
 # In a second stream of tokens, which have no centers and read those that do.
 QueryRole = Literal["query_attention_in", "query_attention_out", "query_mlp_in", "query_mlp_out"]
-Role = Literal["attention", BlockRole, QueryRole, "scan", "local", "position", "patch_embedding"]
+Role = Literal["block", "attention", BlockRole, QueryRole, "scan", "local", "position", "patch_embedding"]
 BLOCK_ROLES: tuple[BlockRole, ...] = get_args(BlockRole)
 
 
 @dataclass(frozen=True)
 class Site:
-    """A named module of a backbone where a method may attach: a dense layer, or a whole attention.
+    """A named module of a backbone where a method may attach: a dense layer, a whole attention, or a whole block.
 
     Attributes:
         name: the official module path, for example ``blocks.blocks.0.attn.qkv``.
-        role: what the module does, the same word on every backbone; all but ``attention`` are dense layers.
+        role: what the module does, the same word on every backbone; all but ``block`` and ``attention`` are dense
+            layers.
         block: index of the transformer block that holds it, -1 outside the blocks.
         level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
             sequence of tokens (patch encoder, position encoding, pooling over neighbors) or tokens without centers
@@ -45,6 +47,24 @@ class Site:
     def replace(self, module: nn.Module) -> None:
         """Put ``module``, which must have the call signature of the present one, at the site."""
         setattr(self.owner, self.attribute, module)
+
+
+class TransformerBlock(nn.Module, ABC):
+    """A block as its two halves, each a stream of tokens (B, T, C) and a branch of the same shape to be added to it.
+
+    Attributes:
+        drop_rate: how often a branch is dropped for a cloud in training.
+    """
+
+    drop_rate: float = 0.0
+
+    @abstractmethod
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Stream and branch of the attention, of the tokens (B, T, C) that enter the block."""
+
+    @abstractmethod
+    def transformed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Stream and branch of the feed-forward layers, of the sum of the attention's."""
 
 
 class Wrapper(nn.Module):

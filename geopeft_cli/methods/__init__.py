@@ -11,6 +11,7 @@ METHODS = {
     "lora": "geopeft_cli.methods.lora:LoRA",
     "monarch": "geopeft_cli.methods.most:Monarch",
     "most": "geopeft_cli.methods.most:MoST",
+    "point_peft": "geopeft_cli.methods.point_peft:PointPEFT",
 }
 
 

@@ -1,0 +1,46 @@
+"""What a method keeps of the training clouds, to look up while it runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Memory(nn.Module, ABC):
+    """A vector for each of many training clouds; it is filled before training and stored in the adapter.
+
+    Attributes:
+        columns: buffer (D, N), empty until it is filled.
+    """
+
+    columns: Tensor
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Plain values that decide, beside the clouds and :meth:`sources`, what is kept."""
+
+    @abstractmethod
+    def sources(self) -> dict[str, Tensor]:
+        """The tensors, by name, of the frozen network that :meth:`describe` asks."""
+
+    @abstractmethod
+    def describe(self, points: Tensor) -> Tensor:
+        """The vectors (B, D), float32, of clouds (B, N, 3), of each by itself."""
+
+    @abstractmethod
+    def fill(self, vectors: Tensor, labels: Tensor) -> None:
+        """Keep what is to be kept of all training clouds.
+
+        Args:
+            vectors: (clouds, D), in the order of the data.
+            labels: int64 (clouds,).
+
+        Raises:
+            UsageError: there are too few clouds.
+        """
+
+    @abstractmethod
+    def reserve(self, columns: Tensor) -> None:
+        """Make room for columns that were kept before, where they are of the right kind."""
