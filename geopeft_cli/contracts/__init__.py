@@ -7,6 +7,7 @@ official ones apart from the ``base`` that every wrapper inserts, which :func:`o
 
 from geopeft_cli.checkpoint_layout import CheckpointLayout
 from geopeft_cli.contracts.folding import Calibration, DenseUpdate, Foldable
+from geopeft_cli.contracts.memory import Memory, memories
 from geopeft_cli.contracts.model import Backbone, Method, Task, select_sites
 from geopeft_cli.contracts.naming import (
     load_official_state,
@@ -28,6 +29,7 @@ __all__ = [
     "Foldable",
     "Geometry",
     "Level",
+    "Memory",
     "Method",
     "PackedLevel",
     "QueryRole",
@@ -40,6 +42,7 @@ __all__ = [
     "current_geometry",
     "current_level",
     "load_official_state",
+    "memories",
     "official_name",
     "official_parameters",
     "official_state",

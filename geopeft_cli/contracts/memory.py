@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from geopeft_cli.contracts.naming import official_name
+
 
 class Memory(nn.Module, ABC):
     """A vector for each of many training clouds; it is filled before training and stored in the adapter.
@@ -19,7 +21,7 @@ class Memory(nn.Module, ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Plain values that decide, beside the clouds and :meth:`sources`, what is kept."""
+        """Plain values that decide, beside the clouds and :meth:`sources`, what :meth:`describe` says."""
 
     @abstractmethod
     def sources(self) -> dict[str, Tensor]:
@@ -44,3 +46,8 @@ class Memory(nn.Module, ABC):
     @abstractmethod
     def reserve(self, columns: Tensor) -> None:
         """Make room for columns that were kept before, where they are of the right kind."""
+
+
+def memories(model: nn.Module) -> dict[str, Memory]:
+    """The memories of a model by official module name."""
+    return {official_name(name): module for name, module in model.named_modules() if isinstance(module, Memory)}

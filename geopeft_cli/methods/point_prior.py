@@ -10,8 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geopeft_cli.contracts import Backbone, Geometry, load_official_state, official_parameters, official_state
-from geopeft_cli.contracts.memory import Memory
+from geopeft_cli.contracts import (
+    Backbone,
+    Geometry,
+    Memory,
+    load_official_state,
+    official_parameters,
+    official_state,
+)
 from geopeft_cli.errors import UsageError
 
 Precision = Literal["fp32", "fp16"]
@@ -38,6 +44,8 @@ class Bank(Memory):
         precision: of the columns.
     """
 
+    network: Backbone
+
     def __init__(
         self, backbone: Backbone, own: Collection[str], rows: int, per_class: int | None, precision: Precision
     ) -> None:
@@ -48,8 +56,7 @@ class Bank(Memory):
         object.__setattr__(self, "network", frozen_copy(backbone, own))  # no part of the model: neither saved nor trained
 
     def settings(self) -> dict[str, Any]:
-        network: Backbone = self.network
-        return {**network.settings(), "backbone": network.name, "per_class": self.per_class, "precision": self.precision}
+        return {**self.network.settings(), "name": self.network.name}
 
     def sources(self) -> dict[str, Tensor]:
         return official_state(self.network)
@@ -58,8 +65,7 @@ class Bank(Memory):
     def describe(self, points: Tensor, geometry: Geometry | None = None) -> Tensor:
         """The vectors (B, D) of clouds (B, N, 3), with what a pass over the same clouds computed, if there is one."""
         with torch.autocast(points.device.type, enabled=False):
-            found: Tensor = self.network.describe(points.float(), geometry)
-            return found.float()
+            return self.network.describe(points.float(), geometry).float()
 
     @torch.no_grad()
     def fill(self, vectors: Tensor, labels: Tensor) -> None:

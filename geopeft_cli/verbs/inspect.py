@@ -73,7 +73,13 @@ def inspect_recipe(source: str) -> Inspection:
     """A recipe: the model is built, and two steps on random clouds find parameters that no gradient reaches."""
     from geopeft_cli.recipe.load import load_recipe
     from geopeft_cli.verbs.finetune import prepare
-    from geopeft_cli.verbs.probing import dead_parameters, fused_blocks, model_table, monarch_structure
+    from geopeft_cli.verbs.probing import (
+        dead_parameters,
+        fused_blocks,
+        model_table,
+        monarch_structure,
+        remembered_clouds,
+    )
 
     recipe = load_recipe(source)
     splits, experiment = prepare(recipe)
@@ -90,6 +96,7 @@ def inspect_recipe(source: str) -> Inspection:
         "clouds": ", ".join(f"{name} {len(part)}" for name, part in parts.items() if part is not None),
         "classes": len(splits.train.classes),
         "fusion": fused_blocks(experiment.model),
+        "memory": remembered_clouds(experiment, splits.train),
         "augment": ", ".join(recipe.data.augment) or "none",
         "select": recipe.training.select,
         "published": [published.model_dump() for published in recipe.published],
@@ -137,9 +144,17 @@ def _facts(manifest: Any) -> dict[str, Any]:
         "seed": recipe["seed"],
         "weights_kept": manifest.selection.get("text"),
         "metrics": manifest.metrics,
+        "memory": manifest.memory and _memory(manifest.memory),
         "versions": manifest.versions,
         **({} if manifest.origin is None else {"origin": manifest.origin}),
     }
+
+
+def _memory(record: Mapping[str, Any]) -> str:
+    return (
+        f"{record['columns']} columns x {record['width']} of {record['clouds']} training clouds, {record['precision']}, "
+        f"{record['bytes'] / 1e6:.2f} MB; SHA-256 {record['sha256'][:12]}…, clouds {record['clouds_sha256'][:12]}…"
+    )
 
 
 def _described(method: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ from geopeft_cli.assemble import Experiment
 from geopeft_cli.backbones import BACKBONES, backbone_class
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from geopeft_cli.backbones.layouts import Identity
-from geopeft_cli.contracts import Backbone, official_parameters
+from geopeft_cli.contracts import Backbone, memories, official_parameters
+from geopeft_cli.data.clouds import CloudSet
 from geopeft_cli.errors import GeopeftError
 from geopeft_cli.methods.monarch import MonarchFactors
 from geopeft_cli.objective import training_loss
@@ -46,6 +47,16 @@ def fused_blocks(model: Backbone) -> str:
     return f"blocks {', '.join(map(str, layers))}" if layers else "none"
 
 
+def remembered_clouds(experiment: Experiment, clouds: CloudSet) -> str:
+    """What will be remembered of the training clouds, in words; empty for methods that remember nothing."""
+    for memory in memories(experiment.model).values():
+        memory.fill(torch.ones(len(clouds), memory.columns.shape[0]), torch.from_numpy(clouds.labels()))
+        width, count = memory.columns.shape
+        size = memory.columns.numel() * memory.columns.element_size()
+        return f"{count} columns x {width} of {len(clouds)} training clouds, {size / 1e6:.2f} MB, built by finetune"
+    return ""
+
+
 def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:
     """Trainable tensors that no gradient reaches in a few steps on random clouds; the model is changed by them."""
     model, task = experiment.model.train(), experiment.task
@@ -54,6 +65,8 @@ def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:
     reached: set[str] = set()
     generator = torch.Generator().manual_seed(0)
     classes = len(task.settings()["classes"])
+    for memory in memories(model).values():  # of no clouds: only what is reached counts
+        memory.fill(torch.randn(classes * 64, memory.columns.shape[0], generator=generator), torch.arange(classes * 64))
     for _ in range(steps):
         points = torch.rand(4, experiment.recipe.data.points, 3, generator=generator) - 0.5
         labels = torch.randint(classes, (4,), generator=generator)

@@ -139,7 +139,8 @@ class Subject:
         if self.bank is not None:
             self.bank.columns = torch.from_numpy(golden.input("bank"))
             self.prior = self.bank.network
-            assert _sizes(kind, prior.config).items() <= self.prior.settings().items()
+            sizes = {name: getattr(self.prior, name) for name in _sizes(kind, prior.config)}
+            assert sizes == _sizes(kind, prior.config), f"the frozen network has {sizes}"
             _fill(self.prior, {_own_name_of_prior(name): torch.from_numpy(w) for name, w in prior.weights.items()})
         self.model.eval()
 
