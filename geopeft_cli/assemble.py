@@ -168,7 +168,8 @@ def _check_memory(model: Backbone, record: Mapping[str, Any], source: str) -> No
         for key, what in (("sha256", "holds another memory"), ("network_sha256", "was described by another network")):
             if record[key] != found[key]:
                 raise AdapterError(
-                    f"{source}: {path} {what} than its record says", "Copy or make the adapter again, or give its own base."
+                    f"{source}: {path} {what} than its record says",
+                    "Copy or make the adapter again, or give its own base.",
                 )
 
 

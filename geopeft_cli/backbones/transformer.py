@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geopeft_cli.contracts import Role, Site, TransformerBlock
+from geopeft_cli.contracts import Role, Site, TransformerBlock, unwrapped
 
 
 class DropPath(nn.Module):
@@ -136,7 +136,7 @@ def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0, places: Plac
     for index, block in enumerate(blocks):
         for path, role, has_centers in places:
             owner, _, attribute = path.rpartition(".")
-            part = block.get_submodule(owner)
+            part = unwrapped(block).get_submodule(owner)
             sites.append(Site(f"{prefix}.{index}.{path}", role, index, level if has_centers else None, part, attribute))
     return sites
 

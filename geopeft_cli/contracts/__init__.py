@@ -16,8 +16,25 @@ from geopeft_cli.contracts.naming import (
     official_state,
     registered,
 )
-from geopeft_cli.contracts.sites import BLOCK_ROLES, BlockRole, QueryRole, Role, Site, TransformerBlock, Wrapper
-from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, current_geometry, current_level, published
+from geopeft_cli.contracts.sites import (
+    BLOCK_ROLES,
+    BlockRole,
+    QueryRole,
+    Role,
+    Site,
+    TransformerBlock,
+    Wrapper,
+    unwrapped,
+)
+from geopeft_cli.contracts.tokens import (
+    Geometry,
+    Level,
+    PackedLevel,
+    Tokens,
+    current_geometry,
+    current_level,
+    published,
+)
 
 __all__ = [
     "BLOCK_ROLES",
@@ -49,4 +66,5 @@ __all__ = [
     "published",
     "registered",
     "select_sites",
+    "unwrapped",
 ]

@@ -79,3 +79,10 @@ class Wrapper(nn.Module):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module that the backbone was built with, below whatever methods put around it."""
+    while isinstance(module, Wrapper):
+        module = module.base
+    return module

@@ -156,9 +156,7 @@ class PointPEFT(Method):
                 stack.attn1, stack.norm3 = attention, norm
             step = LocalStep(self.center, self.propagate, self.pooling, block.base.drop_rate)
             silent = self.init == "identity"
-            block.add_adapter(
-                self.bottleneck, self.dropout, scale, gate, silent, step, groups, shared[site.level]
-            )
+            block.add_adapter(self.bottleneck, self.dropout, scale, gate, silent, step, groups, shared[site.level])
 
 
 def _trained(backbone: Backbone, sites: Sequence[Site]) -> list[str]:

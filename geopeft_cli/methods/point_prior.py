@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -53,7 +54,9 @@ class Bank(Memory):
         self.width, self.rows, self.per_class, self.precision = backbone.width, rows, per_class, precision
         dtype = torch.float16 if precision == "fp16" else torch.float32
         self.register_buffer("columns", torch.zeros(self.width, 0, dtype=dtype))
-        object.__setattr__(self, "network", frozen_copy(backbone, own))  # no part of the model: neither saved nor trained
+        object.__setattr__(
+            self, "network", frozen_copy(backbone, own)
+        )  # no part of the model: neither saved nor trained
 
     def settings(self) -> dict[str, Any]:
         return {**self.network.settings(), "name": self.network.name}
@@ -64,7 +67,8 @@ class Bank(Memory):
     @torch.no_grad()
     def describe(self, points: Tensor, geometry: Geometry | None = None) -> Tensor:
         """The vectors (B, D) of clouds (B, N, 3), with what a pass over the same clouds computed, if there is one."""
-        with torch.autocast(points.device.type, enabled=False):
+        in_full = nullcontext() if points.is_meta else torch.autocast(points.device.type, enabled=False)
+        with in_full:
             return self.network.describe(points.float(), geometry).float()
 
     @torch.no_grad()
@@ -92,7 +96,9 @@ class Bank(Memory):
             UsageError: the bank is empty.
         """
         if self.columns.shape[1] == 0:
-            raise UsageError("the bank of Point-PEFT is empty", "It is built by geopeft finetune, from the training split.")
+            raise UsageError(
+                "the bank of Point-PEFT is empty", "It is built by geopeft finetune, from the training split."
+            )
         assert geometry.points is not None
         return self.attended(self.describe(geometry.points, geometry))[0]
 

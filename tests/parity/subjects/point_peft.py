@@ -167,7 +167,9 @@ class Subject:
     def _of_stages(self, prior: PointM2AE, points: Tensor) -> Outputs:
         """Mean + maximum over the tokens that are kept, by stage, behind the norm of the stage."""
         seen: list[Tensor] = []
-        hooks = [trunk.register_forward_hook(lambda _, __, y: seen.append(y[0])) for trunk in prior.h_encoder.encoder_blocks]
+        hooks = [
+            trunk.register_forward_hook(lambda _, __, y: seen.append(y[0])) for trunk in prior.h_encoder.encoder_blocks
+        ]
         prior.describe(points)
         for hook in hooks:
             hook.remove()
