@@ -21,7 +21,6 @@ from geopeft_cli.backbones.transformer import (
 from geopeft_cli.contracts import Backbone, Geometry, Level, Site, Tokens, published
 from geopeft_cli.geometry.grouping import group
 
-
 PRETRAINING_GROUPS = 64  # of clouds of 1024 points, by all networks of this kind
 
 

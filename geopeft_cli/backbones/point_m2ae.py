@@ -205,8 +205,8 @@ class PointM2AE(Backbone):
             position = self.h_encoder.encoder_pos_embeds[level](stage.centers)
             with published(Geometry([own] * (level + 1))):
                 x = self.h_encoder.encoder_blocks[level](x, position)[0]
-        x = self.norm(x)
-        return x.mean(dim=1) + x.amax(dim=1)
+        tokens: Tensor = self.norm(x)
+        return tokens.mean(dim=1) + tokens.amax(dim=1)
 
     @staticmethod
     def _narrowed(stage: Groups, size: int) -> Groups:

@@ -73,7 +73,7 @@ class Backbone(nn.Module, ABC):
         """
         return []
 
-    def regroup(self) -> None:  # noqa: B027 - most networks have one way
+    def regroup(self) -> None:
         """From now on cut clouds into groups as in pre-training."""
 
     def describe(self, points: Tensor, geometry: Geometry | None = None) -> Tensor:

@@ -32,7 +32,7 @@ def group_maximum(rows: Tensor, members: Tensor, mixed: Tensor, weight: Tensor) 
     mixed, weight = mixed.to(rows.dtype), weight.to(rows.dtype)
     if tracing(rows, mixed):
         return (rows[members] + mixed @ weight.t()).amax(dim=1)
-    found: Tensor = _GroupMaximum.apply(rows, members, mixed, weight)
+    found: Tensor = _GroupMaximum.apply(rows, members, mixed, weight)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -51,7 +51,7 @@ class _GroupMaximum(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
         members, mixed, weight, winner = ctx.saved_tensors
         of_rows = gradient.new_zeros(ctx.rows, gradient.shape[1])

@@ -118,7 +118,7 @@ class PointPEFT(Method):
             return None
         if backbone.width not in widths:
             raise UsageError(
-                f"method.bank: none of the {len(widths)} blocks with prompts is {backbone.width} channels wide, as its columns are",
+                f"method.bank: none of the {len(widths)} blocks with prompts has the {backbone.width} channels of a column",
                 "Give prompts to more blocks, or use method.bank=false.",
             )
         bank = Bank(backbone, {*own, *backbone.token_names}, self.prompts, self.bank_per_class, self.bank_precision)

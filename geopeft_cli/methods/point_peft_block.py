@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -106,11 +107,10 @@ class PointPEFTBlock(Wrapper):
     def prompted(self, geometry: Geometry, batch: int) -> Tensor:
         """The prompts of every cloud, (B, P, C)."""
         prompts: Tensor = self.prompt_dropout(self.prompt_embeddings.expand(batch, -1, -1))
-        if not self.bank:
-            return prompts
-        (bank,) = self.bank
-        enhanced = geometry.memo("enhanced", lambda: bank.enhanced(geometry))
-        return prompts + enhanced + self.cp_adapter(enhanced)
+        for bank in self.bank:
+            enhanced = geometry.memo("enhanced", partial(bank.enhanced, geometry))
+            prompts = prompts + enhanced + self.cp_adapter(enhanced)
+        return prompts
 
     def inner(self, geometry: Geometry, level: Level) -> Geometry:
         """What the block itself sees of the centers, with places for the prompts."""

@@ -77,7 +77,8 @@ class Bank(Memory):
             vectors = vectors[_spaced(labels, self.per_class)]
         if len(vectors) < self.rows - 2:
             raise UsageError(
-                f"method.prompts: {self.rows} prompts look up {self.rows - 2} training clouds, the bank has {len(vectors)}",
+                f"method.prompts: {self.rows} prompts look up {self.rows - 2} training clouds, "
+                f"the bank has {len(vectors)}",
                 "Use fewer prompts, or more clouds.",
             )
         columns = F.normalize(vectors.float(), dim=1, eps=1e-12).t().contiguous()
@@ -113,7 +114,7 @@ class Bank(Memory):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Bank:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.network._apply(fn, recurse)
+        self.network._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
 

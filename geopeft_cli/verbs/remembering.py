@@ -75,7 +75,7 @@ def clouds_digest(clouds: CloudSet) -> str:
     for index in range(len(clouds)):
         points = np.ascontiguousarray(clouds[index].points)
         digest.update(f"{points.shape} {points.dtype}".encode())
-        digest.update(points)
+        digest.update(points.data)
     return digest.hexdigest()
 
 
