@@ -96,7 +96,7 @@ class HierarchicalEncoder(nn.Module):
         self.encoder_pos_embeds = nn.ModuleList(
             nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, width)) for width in widths
         )
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
         last = [end - 1 for end in accumulate(depths)]
         self.encoder_blocks = nn.ModuleList(
             Trunk(width, depth, heads, rates[end], partial(LocalBlock, level=level, radius=r), rates[end - depth + 1])

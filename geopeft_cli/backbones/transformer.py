@@ -105,7 +105,7 @@ class Trunk(nn.Module):
         first: float = 0.0,
     ) -> None:
         super().__init__()
-        rates = torch.linspace(first, drop_path, depth).tolist()
+        rates = torch.linspace(first, drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(block(width, heads, rate) for rate in rates)
 
     def forward(self, x: Tensor, position: Tensor, layers: tuple[int, ...] = ()) -> tuple[Tensor, dict[int, Tensor]]:

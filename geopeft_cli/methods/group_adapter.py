@@ -22,7 +22,8 @@ class Grouping:
     Attributes:
         members: int64 (B S, k), into B L.
         picks: int64 (B S,), the token at the center of each group.
-        weights: (B, L, S), how much of each group every token gets; rows sum to 1, or are 0 for tokens without a center.
+        weights: (B, L, S), how much of each group every token gets; rows sum to 1, or are 0 for tokens
+            without a center.
     """
 
     members: Tensor

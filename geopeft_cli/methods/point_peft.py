@@ -93,7 +93,7 @@ class PointPEFT(Method):
         sites = backbone.block_sites()
         if not sites:
             raise UsageError(
-                f"method.name: {backbone.name} has no transformer blocks over tokens with centers, which point_peft needs",
+                f"method.name: {backbone.name} has no transformer blocks whose tokens have centers",
                 "Use another method or another backbone.",
             )
         own = _trained(backbone, sites)
@@ -118,7 +118,7 @@ class PointPEFT(Method):
             return None
         if backbone.width not in widths:
             raise UsageError(
-                f"method.bank: none of the {len(widths)} blocks with prompts has the {backbone.width} channels of a column",
+                f"method.bank: none of the {len(widths)} blocks with prompts has {backbone.width} channels, as its columns",
                 "Give prompts to more blocks, or use method.bank=false.",
             )
         bank = Bank(backbone, {*own, *backbone.token_names}, self.prompts, self.bank_per_class, self.bank_precision)

@@ -153,7 +153,8 @@ def _facts(manifest: Any) -> dict[str, Any]:
 def _memory(record: Mapping[str, Any]) -> str:
     return (
         f"{record['columns']} columns x {record['width']} of {record['clouds']} training clouds, "
-        f"{record['precision']}, {record['bytes'] / 1e6:.2f} MB; SHA-256 {record['sha256'][:12]}…, clouds {record['clouds_sha256'][:12]}…"
+        f"{record['precision']}, {record['bytes'] / 1e6:.2f} MB; "
+        f"SHA-256 {record['sha256'][:12]}…, clouds {record['clouds_sha256'][:12]}…"
     )
 
 

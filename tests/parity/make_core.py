@@ -70,6 +70,15 @@ CORES = {
         )
     ),
     "peft_interop": Core(),
+    "point_peft_m2ae": Core(
+        ("single.logits", "single.cp*", "joint.logits", "joint.cp2", "fps.*", "knn.*", "topk.*", "*.block4.mean")
+    ),
+    "point_peft_mae": Core(
+        ("single.logits", "nobank.*", "joint.logits", "joint.cp_feat", "fps.*", "knn.*", "topk.*", "*.block05.mean")
+    ),
+    "point_peft_modules": Core(
+        ("gaa.fps", "gaa.knn", "gaa.pooled", "gaa.bottleneck_only", "pfa.topk*", "pfa.enhanced")
+    ),
     "pointbert_modelnet": Core((*CLASSIFIER, "knn_idx*")),
     "pointbert_scan": Core(CLASSIFIER),
     "pointgpt_b": Core(GPT),

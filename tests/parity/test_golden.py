@@ -19,9 +19,14 @@ def _subject(name: str) -> str:
     return RUNNERS[name].partition(":")[0].rpartition(".")[2]
 
 
-BY_SPEED = [
-    pytest.param(name, marks=[pytest.mark.slow] if _subject(name) in WHOLE_NETWORKS else []) for name in sorted(RUNNERS)
-]
+WHOLE_MODELS = ("point_peft_m2ae", "point_peft_mae")
+
+
+def _is_slow(name: str) -> bool:
+    return name in WHOLE_MODELS or _subject(name) in WHOLE_NETWORKS
+
+
+BY_SPEED = [pytest.param(name, marks=[pytest.mark.slow] if _is_slow(name) else []) for name in sorted(RUNNERS)]
 
 
 def failures(folder: Path) -> list[str]:
