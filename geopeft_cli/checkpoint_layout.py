@@ -16,8 +16,8 @@ class CheckpointLayout:
         fresh: parameters of the backbone that a pre-training file does not hold.
         head: beginning of the names of the classification head, as the backbone names it.
         sizes: arguments of the backbone's constructor that are read off a tensor: its name and the axis.
-        pretrained: pairs (beginning of a name of the backbone, of the name in a pre-training file that holds its value in
-            the network as it was pre-trained), for what fine-tuning does not take from the file.
+        pretrained: pairs (beginning of a name of the backbone, that of a pre-training file for its value in the network
+            as it was pre-trained), for what fine-tuning does not take from the file.
         optional: beginnings of names that a file holds and a backbone may be built without.
         renamed: pairs (piece of a name here, the same piece in official files), for modules that are built in another
             way than the official ones.
