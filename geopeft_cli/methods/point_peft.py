@@ -118,7 +118,8 @@ class PointPEFT(Method):
             return None
         if backbone.width not in widths:
             raise UsageError(
-                f"method.bank: none of the {len(widths)} blocks with prompts is as wide as its columns, {backbone.width}",
+                f"method.bank: none of the {len(widths)} blocks with prompts is as wide as its columns, "
+                f"{backbone.width}",
                 "Give prompts to more blocks, or use method.bank=false.",
             )
         bank = Bank(backbone, {*own, *backbone.token_names}, self.prompts, self.bank_per_class, self.bank_precision)
