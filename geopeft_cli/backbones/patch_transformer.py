@@ -140,7 +140,7 @@ class PatchTransformer(Backbone):
         self, patches: Tensor, centers: Tensor, leading: tuple[str, ...], points: Tensor, layers: tuple[int, ...] = ()
     ) -> Tokens:
         def before(kind: str) -> list[Tensor]:
-            return [self.get_parameter(f"{name}_{kind}").expand(len(centers), -1, -1) for name in leading]
+            return [self.get_parameter(f"{name}_{kind}").expand(centers.shape[0], -1, -1) for name in leading]
 
         x = torch.cat([*before("token"), patches], dim=1)
         position = torch.cat([*before("pos"), self.pos_embed(centers)], dim=1)

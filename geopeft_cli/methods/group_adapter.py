@@ -89,7 +89,7 @@ class LocalStep:
         rows = x.reshape(-1, x.shape[-1])
         pooled = transform(self.pooled(rows, grouping.members, norm, attention))
         values = torch.add(pooled, rows.index_select(0, grouping.picks), alpha=self.center)
-        values, weights = values.unflatten(0, (len(x), -1)).to(x.dtype), grouping.weights.to(x.dtype)
+        values, weights = values.unflatten(0, (x.shape[0], -1)).to(x.dtype), grouping.weights.to(x.dtype)
         if gate is not None:
             return x + self.share * gate * torch.bmm(weights, values)
         return torch.baddbmm(x, weights, values, alpha=self.share)
@@ -97,7 +97,7 @@ class LocalStep:
     def pooled(self, rows: Tensor, members: Tensor, norm: nn.Module, attention: GroupAttention) -> Tensor:
         """(M, C) and (Q, k) -> (Q, C)."""
         mixed = attention(norm(rows), members)
-        ones = mixed.new_ones(len(mixed), 1, 1)
+        ones = mixed.new_ones(mixed.shape[0], 1, 1)
         if attention.training and self.drop_rate:
             ones = ones.bernoulli_(1 - self.drop_rate).div_(1 - self.drop_rate)
             mixed = mixed * ones

@@ -98,7 +98,7 @@ class PointPEFTBlock(Wrapper):
             raise GeometryError(f"{self.site} got {x.shape[1]} tokens, the geometry describes {level.described}")
         if not self.prompts:
             return self.adapted(x, geometry)
-        prompts = self.prompted(geometry, len(x)).to(x.dtype)
+        prompts = self.prompted(geometry, x.shape[0]).to(x.dtype)
         z = torch.cat([x[:, :first], prompts, x[:, first:]], dim=1)
         with published(self.inner(geometry, level)):
             z = self.adapted(z, geometry)
@@ -144,4 +144,4 @@ class PointPEFTBlock(Wrapper):
         rate = self.base.drop_rate
         if not self.training or rate == 0:
             return branch
-        return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(1 - rate).div_(1 - rate)
+        return branch * branch.new_empty(branch.shape[0], 1, 1).bernoulli_(1 - rate).div_(1 - rate)

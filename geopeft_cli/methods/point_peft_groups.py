@@ -33,7 +33,7 @@ class PromptChain(nn.Module):
         """Index into the stage before and centers of every stage, and of one more with half the last stage's."""
         assert geometry.points is not None
         points = geometry.points.float()
-        cloud = torch.cat([self.prompt_cor.expand(len(points), -1, -1), points], dim=1)
+        cloud = torch.cat([self.prompt_cor.expand(points.shape[0], -1, -1), points], dim=1)
         found = []
         for count in [*(level.centers.shape[1] for level in geometry.levels), _half(geometry.levels[-1])]:
             index = farthest_point_sample(cloud, count, near_origin)
