@@ -53,7 +53,7 @@ def remember(experiment: Experiment, clouds: CloudSet, device: torch.device) -> 
             with new_file(path) as partial:
                 write_tensors(partial, {"vectors": vectors}, {RECORD_KEY: json.dumps(record, sort_keys=True)})
         memory.fill(vectors, torch.from_numpy(clouds.labels()))
-        found = {"clouds": len(vectors), **kept(memory), **record, "cache": str(path)}
+        found = {"clouds": len(vectors), **kept(memory), **record}
     return found
 
 
