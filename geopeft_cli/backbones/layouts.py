@@ -89,6 +89,8 @@ MAMBA3D = CheckpointLayout(
     heads=False,
 )
 
+POINT_MAMBA = CheckpointLayout(prefix=POINT_MAE.prefix, ignored=POINT_MAE.ignored, heads=False)
+
 # The first rule whose every pattern is found in some tensor name says what the file is.
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("recon", (r"blocks\.blocks\.0\.attn_contrast\.",)),
@@ -100,6 +102,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("point_bert", (r"^reduce_dim\.", r"^blocks\.blocks\.0\.attn\.qkv\.")),
     ("act", (r"^ACT_encoder\.",)),
     ("point_mamba", (r"OrderScale_gamma_1$", r"\.mixer\.")),
+    ("point_mamba_early", (r"(^|\.)blocks\.layers\.0\.mixer\.",)),
     ("mamba3d", (r"blocks\.blocks\.0\.mixer\.",)),
     ("ptv3", (r"(^|\.)seg_head\.", r"(^|\.)enc\.enc0\.")),
     ("sonata", (r"(^|\.)enc\.enc0\.",)),
@@ -122,13 +125,14 @@ _TITLES = {
     "point_bert": "Point-BERT",
     "act": "ACT",
     "point_mamba": "PointMamba",
+    "point_mamba_early": "the first release of PointMamba, a network without scales of its orders",
     "mamba3d": "Mamba3D",
     "ptv3": "PTv3",
     "sonata": "Sonata",
     "point_mae": "Point-MAE",
 }
 
-_FIRST_NORMS = ("blocks.blocks.0.norm1.weight", "blocks.layers.0.ln_1.weight")
+_FIRST_NORMS = ("blocks.blocks.0.norm1.weight", "blocks.layers.0.ln_1.weight", "blocks.layers.0.norm.weight")
 _HEADS = ("cls_head_finetune.", "blocks.cls_head_finetune.")
 
 
@@ -172,13 +176,10 @@ def identify(tensors: Mapping[str, Tensor], expected: str = "") -> Identity:
         return Identity(None, "an unknown network", "unknown")
     if backbone == _ALIKE.get(expected) and not any(name.startswith(_PRE_TRAINING) for name in tensors):
         backbone = expected
-    blocks = [
-        re.search(r"(?:^|\.)blocks\.(?:blocks|layers)\.(\d+)\.", name)
-        for name in tensors
-        if "decoder" not in name.lower()
-    ]
+    trunk = [name for name in tensors if "decoder" not in name.lower()]
+    blocks = [re.search(r"(?:^|\.)blocks\.(?:blocks|layers)\.(\d+)\.", name) for name in trunk]
     depth = max((int(match[1]) + 1 for match in blocks if match), default=None)
-    norm = next((tensor for name, tensor in tensors.items() if name.endswith(_FIRST_NORMS)), None)
+    norm = next((tensors[name] for name in trunk if name.endswith(_FIRST_NORMS)), None)
     head = [(name, t) for name, t in tensors.items() if name.startswith(_HEADS) and t.ndim == 2]
     if head:
         stage, classes = "classifier", int(head[-1][1].shape[0])

@@ -18,6 +18,7 @@ from geopeft_cli.contracts.naming import (
 )
 from geopeft_cli.contracts.sites import (
     BLOCK_ROLES,
+    WHOLE_ROLES,
     BlockRole,
     QueryRole,
     Role,
@@ -38,6 +39,7 @@ from geopeft_cli.contracts.tokens import (
 
 __all__ = [
     "BLOCK_ROLES",
+    "WHOLE_ROLES",
     "Backbone",
     "BlockRole",
     "Calibration",

@@ -78,6 +78,7 @@ def inspect_recipe(source: str) -> Inspection:
         fused_blocks,
         model_table,
         monarch_structure,
+        rates_in_words,
         remembered_clouds,
     )
 
@@ -98,6 +99,7 @@ def inspect_recipe(source: str) -> Inspection:
         "fusion": fused_blocks(experiment.model),
         "memory": remembered_clouds(experiment, splits.train),
         "augment": ", ".join(recipe.data.augment) or "none",
+        "rates": rates_in_words(experiment),
         "select": recipe.training.select,
         "published": [published.model_dump() for published in recipe.published],
     }

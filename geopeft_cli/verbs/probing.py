@@ -17,6 +17,7 @@ from geopeft_cli.methods.monarch import MonarchFactors
 from geopeft_cli.objective import training_loss
 from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
 from geopeft_cli.tasks.fusion import Fusion
+from geopeft_cli.training.schedule import parameter_groups
 
 
 def model_table(experiment: Experiment) -> ParameterTable:
@@ -55,6 +56,18 @@ def remembered_clouds(experiment: Experiment, clouds: CloudSet) -> str:
         size = memory.columns.numel() * memory.columns.element_size()
         return f"{count} columns x {width} of {len(clouds)} training clouds, {size / 1e6:.2f} MB, built by finetune"
     return ""
+
+
+def rates_in_words(experiment: Experiment) -> list[str]:
+    """A line for each group of parameters that has a rate or a decay of its own, and for the others; else nothing."""
+    settings, own = experiment.recipe.training, experiment.own_groups
+    groups = parameter_groups(experiment.model, settings.weight_decay, own)
+    return [
+        f"{group['match']}: {sum(p.numel() for p in group['params']):,} parameters, "
+        f"lr {settings.lr * group['lr_scale']:.4g}, weight decay {group['weight_decay']:g}"
+        for group in groups
+        if own and group["params"]
+    ]
 
 
 def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every backbone with every method, without and with feature fusion."""
+"""Every backbone with every method, and each backbone once with feature fusion."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from contract.subject import Subject, write_checkpoint
 from geopeft_cli.backbones import BACKBONES
 from geopeft_cli.methods import METHODS
 
-TASKS = {"plain": {}, "fusion": {"fusion": {"layers": 2, "affine": True}}}
-
 
 @pytest.fixture(scope="session", params=sorted(BACKBONES))
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
@@ -22,29 +20,24 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return request.param, write_checkpoint(request.param, folder / "pretrain.pth")
 
 
-# Forms of a method that the defaults do not reach: recipe name and settings.
-FORMS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    **{name: (name, {}) for name in METHODS},
-    "most_released": ("most", {"variant": "released"}),
-    "point_peft_aligned": ("point_peft", {"variant": "aligned", "prompts": 6}),
-    "point_peft_identity": ("point_peft", {"prompt": False, "init": "identity"}),
+FUSION = {"fusion": {"layers": 2, "affine": True}}
+# Every method, and what its defaults do not reach: recipe name, settings, task.
+FORMS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
+    **{name: (name, {}, {}) for name in METHODS},
+    "most_fusion": ("most", {}, FUSION),
+    "most_released": ("most", {"variant": "released"}, {}),
+    "point_peft_aligned": ("point_peft", {"variant": "aligned", "prompts": 6}, FUSION),
+    "point_peft_identity": ("point_peft", {"prompt": False, "init": "identity"}, {}),
 }
-WITHOUT_BLOCKS = ("mamba3d",)  # no method that wraps transformer blocks attaches to them
-LARGE = {"point_peft": ("point_mae",), "point_peft_aligned": (), "point_peft_identity": ()}  # with fusion on these only
-FEW = {"point_peft_aligned": ("point_m2ae", "point_mae"), "point_peft_identity": ("point_m2ae", "recon")}
+WITHOUT_BLOCKS = ("mamba3d", "point_mamba")  # to which no method that wraps transformer blocks attaches
+ONLY = {"point_peft_aligned": ("point_m2ae", "point_mae"), "point_peft_identity": ("point_m2ae", "recon")}
 
 
 @pytest.fixture(params=sorted(FORMS))
-def form(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=sorted(TASKS))
-def subject(request: pytest.FixtureRequest, checkpoint: tuple[str, Path], form: str) -> Subject:
-    (backbone, path), (name, settings) = checkpoint, FORMS[form]
-    if name == "point_peft" and backbone in WITHOUT_BLOCKS:
-        pytest.skip(f"{backbone} has no transformer blocks")
-    fused = request.param == "fusion" and backbone not in LARGE.get(form, BACKBONES)
-    if fused or backbone not in FEW.get(form, BACKBONES):
+def subject(request: pytest.FixtureRequest, checkpoint: tuple[str, Path]) -> Subject:
+    method, settings, task = FORMS[request.param]
+    if method == "point_peft" and checkpoint[0] in WITHOUT_BLOCKS:
+        pytest.skip(f"{checkpoint[0]} has no transformer blocks")
+    if checkpoint[0] not in ONLY.get(request.param, BACKBONES):
         pytest.skip("takes time, and others do the same")
-    return Subject(backbone, name, path, TASKS[request.param], settings)
+    return Subject(checkpoint[0], method, checkpoint[1], task, settings)
