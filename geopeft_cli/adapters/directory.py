@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -126,18 +127,24 @@ def load_adapter(model: Backbone, tensors: Mapping[str, Tensor], fresh: Sequence
     Raises:
         AdapterError: a tensor is missing, left over, or of another shape.
     """
-    for path, memory in memories(model).items():
-        if f"{path}.columns" in tensors:
-            memory.reserve(tensors[f"{path}.columns"])
+    remembered = {f"{path}.columns": memory for path, memory in memories(model).items()}
     expected = adapter_names(model, fresh)
     state = official_state(model)
     missing = [name for name in expected if name not in tensors]
     unexpected = [name for name in tensors if name not in set(expected)]
-    misshaped = [name for name in expected if name in tensors and tensors[name].shape != state[name].shape]
+
+    def fits(name: str) -> bool:
+        if name in remembered:  # of any number of clouds
+            return remembered[name].takes(tensors[name])
+        return tensors[name].shape == state[name].shape
+
+    misshaped = [name for name in expected if name in tensors and not fits(name)]
     for what, names in (("lacks", missing), ("has unexpected", unexpected), ("has another shape for", misshaped)):
         if names:
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             raise AdapterError(
                 f"{source} {what} {', '.join(names[:4])}{more}", "It was made for another model, or it is damaged."
             )
+    for name, memory in remembered.items():
+        memory.columns = torch.empty_like(tensors[name], device=memory.columns.device)
     load_official_state(model, tensors)

@@ -44,8 +44,8 @@ class Memory(nn.Module, ABC):
         """
 
     @abstractmethod
-    def reserve(self, columns: Tensor) -> None:
-        """Make room for columns that were kept before, where they are of the right kind."""
+    def takes(self, columns: Tensor) -> bool:
+        """Whether columns that were kept before, however many, may take the place of the present ones."""
 
 
 def memories(model: nn.Module) -> dict[str, Memory]:

@@ -84,10 +84,9 @@ class Bank(Memory):
         columns = F.normalize(vectors.float(), dim=1, eps=1e-12).t().contiguous()
         self.columns = columns.to(self.columns.dtype).to(self.columns.device)
 
-    def reserve(self, columns: Tensor) -> None:
+    def takes(self, columns: Tensor) -> bool:
         fits = columns.ndim == 2 and columns.shape[0] == self.width and columns.dtype == self.columns.dtype
-        if fits and columns.shape[1] >= self.rows - 2:
-            self.columns = self.columns.new_zeros(columns.shape)
+        return fits and columns.shape[1] >= self.rows - 2
 
     @torch.no_grad()
     def enhanced(self, geometry: Geometry) -> Tensor:
