@@ -8,7 +8,7 @@ official ones apart from the ``base`` that every wrapper inserts, which :func:`o
 from geopeft_cli.checkpoint_layout import CheckpointLayout
 from geopeft_cli.contracts.folding import Calibration, DenseUpdate, Foldable
 from geopeft_cli.contracts.memory import Memory, memories
-from geopeft_cli.contracts.model import Backbone, Method, Task, select_sites
+from geopeft_cli.contracts.model import Backbone, Method, select_sites
 from geopeft_cli.contracts.naming import (
     load_official_state,
     official_name,
@@ -27,6 +27,7 @@ from geopeft_cli.contracts.sites import (
     Wrapper,
     unwrapped,
 )
+from geopeft_cli.contracts.task import Confusion, LabelledBatch, Task, Vocabulary
 from geopeft_cli.contracts.tokens import (
     Geometry,
     Level,
@@ -44,9 +45,11 @@ __all__ = [
     "BlockRole",
     "Calibration",
     "CheckpointLayout",
+    "Confusion",
     "DenseUpdate",
     "Foldable",
     "Geometry",
+    "LabelledBatch",
     "Level",
     "Memory",
     "Method",
@@ -57,6 +60,7 @@ __all__ = [
     "Task",
     "Tokens",
     "TransformerBlock",
+    "Vocabulary",
     "Wrapper",
     "current_geometry",
     "current_level",

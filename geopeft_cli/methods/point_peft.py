@@ -90,6 +90,8 @@ class PointPEFT(Method):
         return not self.prompt and (not self.adapter or (self.init == "identity" and self.ffn_gate == 1))
 
     def attach(self, backbone: Backbone) -> None:
+        if backbone.dense:
+            raise UsageError("method.name: point_peft is for classification", "Use another method for a label a point.")
         sites = backbone.block_sites()
         if not sites:
             raise UsageError(

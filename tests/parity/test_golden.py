@@ -12,7 +12,7 @@ from parity.golden_set import GoldenSet
 from parity.make_core import CORES, TARGET, write_core
 from parity.subjects import RUNNERS
 
-WHOLE_NETWORKS = ("classifiers", "mamba3d", "most_point_gpt", "point_gpt", "point_m2ae", "point_mamba")
+WHOLE_NETWORKS = ("classifiers", "mamba3d", "most_point_gpt", "point_gpt", "point_m2ae", "point_mamba", "segmentation")
 
 
 def _subject(name: str) -> str:

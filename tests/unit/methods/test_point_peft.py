@@ -160,6 +160,8 @@ def test_a_bank_that_is_too_small_or_empty_is_refused() -> None:
 def test_networks_and_blocks_that_it_does_not_fit_are_named() -> None:
     with pytest.raises(UsageError, match="mamba3d has no transformer blocks"):
         PointPEFT().attach(Mamba3D(width=16, depth=1, groups=8, group_size=8))
+    with pytest.raises(UsageError, match="point_peft is for classification"):
+        PointPEFT().attach(PointMAE(**FLAT, dense=True))
     with pytest.raises(UsageError, match="none of the 2 blocks with prompts is as wide as its columns, 24"):
         PointPEFT(prompted_blocks=2).attach(tiny(PointM2AE))
 
