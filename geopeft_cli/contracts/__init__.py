@@ -15,8 +15,9 @@ from geopeft_cli.contracts.naming import (
     official_state,
     registered,
 )
+from geopeft_cli.contracts.scenes import SceneBackbone, Scenes
 from geopeft_cli.contracts.sites import BLOCK_ROLES, BlockRole, QueryRole, Role, Site, Wrapper
-from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, current_level, published
+from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, VoxelLevel, current_level, published
 
 __all__ = [
     "BLOCK_ROLES",
@@ -32,9 +33,12 @@ __all__ = [
     "PackedLevel",
     "QueryRole",
     "Role",
+    "SceneBackbone",
+    "Scenes",
     "Site",
     "Task",
     "Tokens",
+    "VoxelLevel",
     "Wrapper",
     "current_level",
     "load_official_state",

@@ -70,6 +70,7 @@ CORES = {
         )
     ),
     "peft_interop": Core(),
+    "pointcept_ops": Core(),
     "pointbert_modelnet": Core((*CLASSIFIER, "knn_idx*")),
     "pointbert_scan": Core(CLASSIFIER),
     "pointgpt_b": Core(GPT),

@@ -35,6 +35,7 @@ RUNNERS = {
     "peft_interop": "parity.subjects.peft_adapter:run",
     "point_m2ae_modelnet40": "parity.subjects.point_m2ae:point_m2ae",
     "point_m2ae_scanobjectnn": "parity.subjects.point_m2ae:point_m2ae",
+    "pointcept_ops": "parity.subjects.pointcept_ops:run",
     "pointbert_modelnet": "parity.subjects.classifiers:point_bert",
     "pointbert_scan": "parity.subjects.classifiers:point_bert",
     "pointgpt_b": "parity.subjects.point_gpt:run",
