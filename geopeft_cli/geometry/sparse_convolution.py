@@ -118,52 +118,55 @@ def submanifold_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, neig
     if torch.is_autocast_enabled(x.device.type):
         precision = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(precision), weight.to(precision)
-    own = F.linear(x, weight[:, k // 2, k // 2, k // 2], bias)
-    if k == 1:
-        return own
-    if neighbors.twins is None:
-        return own + _around(x, weight, neighbors)
-    return own + neighbors.twins.spread(_around(x[neighbors.twins.first], weight, neighbors))
+    own = F.linear(x, weight[:, k // 2, k // 2, k // 2], bias).to(_wide(x.dtype))
+    twins = neighbors.twins
+    if twins is None:
+        return _with_neighbors(own, x, weight, neighbors).to(x.dtype)
+    none = own.new_zeros(len(twins.counts), own.shape[1])
+    return (own + twins.spread(_with_neighbors(none, x[twins.first], weight, neighbors))).to(x.dtype)
 
 
-def _around(x: Tensor, weight: Tensor, neighbors: NeighborMap) -> Tensor:
-    """The sum over all offsets but the center, (V, out)."""
-    result: Tensor = _Around.apply(x, weight, neighbors)  # type: ignore[no-untyped-call]
+def _with_neighbors(y: Tensor, x: Tensor, weight: Tensor, neighbors: NeighborMap) -> Tensor:
+    """``y`` (V, out), changed in place, plus the sum over all offsets but the center."""
+    result: Tensor = _Neighbors.apply(y, x, weight, neighbors)  # type: ignore[no-untyped-call]
     return result
 
 
-class _Around(torch.autograd.Function):
+class _Neighbors(torch.autograd.Function):
     """Gathers anew in the backward pass what the forward pass gathered, instead of keeping it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, neighbors: NeighborMap) -> Tensor:
-        needs_x, needs_weight, _ = ctx.needs_input_grad
+    def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor, neighbors: NeighborMap) -> Tensor:
+        _, needs_x, needs_weight, _ = ctx.needs_input_grad
+        ctx.mark_dirty(y)
         ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
-        ctx.neighbors, ctx.shape = neighbors, weight.shape
-        taps = weight.detach().flatten(1, 3)
-        y = _sums(x, taps.shape[0])
+        ctx.neighbors, ctx.shape, ctx.precision = neighbors, weight.shape, x.dtype
+        taps = weight.detach().flatten(1, 3).permute(1, 2, 0).contiguous()
         for offset, target, source in _steps(neighbors, x):
-            y.index_add_(0, target, (x[source] @ taps[:, offset].T).to(y.dtype))
-        return y.to(x.dtype)
+            y.index_add_(0, target, (x.index_select(0, source) @ taps[offset]).to(y.dtype))
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        dx = None if weight is None else _sums(gradient, weight.shape[-1])
-        taps = None if weight is None else weight.flatten(1, 3)
+        whole, gradient = gradient, gradient.to(ctx.precision)
+        dx = None if weight is None else gradient.new_zeros(len(gradient), weight.shape[-1], dtype=whole.dtype)
+        taps = None if weight is None else weight.flatten(1, 3).transpose(0, 1).contiguous()
         dw = None
         if x is not None:
-            dw = torch.zeros(ctx.shape, device=x.device, dtype=_wide(x.dtype)).flatten(1, 3)
+            outputs, *kernel, inputs = ctx.shape
+            dw = x.new_zeros(math.prod(kernel), outputs, inputs, dtype=whole.dtype)
         for offset, target, source in _steps(ctx.neighbors, gradient):
-            part = gradient[target]
+            part = gradient.index_select(0, target)
             if dx is not None and taps is not None:
-                dx.index_add_(0, source, (part @ taps[:, offset]).to(dx.dtype))
+                dx.index_add_(0, source, (part @ taps[offset]).to(dx.dtype))
             if dw is not None:
-                dw[:, offset] += part.T @ x[source]
+                dw[offset] += part.T @ x.index_select(0, source)
         return (
-            None if dx is None else dx.to(gradient.dtype),
-            None if dw is None else dw.view(ctx.shape).to(x.dtype),
+            whole,
+            None if dx is None else dx.to(ctx.precision),
+            None if dw is None else dw.transpose(0, 1).reshape(ctx.shape).to(ctx.precision),
             None,
         )
 
@@ -180,10 +183,6 @@ def _steps(neighbors: NeighborMap, x: Tensor) -> Any:
 
 def _wide(precision: torch.dtype) -> torch.dtype:
     return torch.promote_types(precision, torch.float32)
-
-
-def _sums(like: Tensor, channels: int) -> Tensor:
-    return like.new_zeros(len(like), channels, dtype=_wide(like.dtype))
 
 
 class SubmanifoldConvolution(nn.Module):

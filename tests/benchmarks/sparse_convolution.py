@@ -27,15 +27,15 @@ def room(count: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     surfaces = [((0, 0, 0), (EXTENT, EXTENT, 0), 6), ((0, 0, 0), (EXTENT, 0, 90), 3), ((0, 0, 0), (0, EXTENT, 90), 3)]
     for _ in range(8):
-        corner = (torch.rand(3, generator=generator) * torch.tensor([120.0, 120.0, 0.0])).tolist()
-        sides = (20 + 30 * torch.rand(3, generator=generator)).tolist()
+        corner = (torch.rand(3, generator=generator) * torch.tensor([120.0, 120.0, 0.0])).round().tolist()
+        sides = (20 + 30 * torch.rand(3, generator=generator)).round().tolist()
         for axis in range(3):
             start = [at + sides[axis] * (other == axis) for other, at in enumerate(corner)]
             surfaces.append((tuple(start), tuple(0 if other == axis else side for other, side in enumerate(sides)), 1))
     points = []
     for start, sides, share in surfaces:
         rows = torch.rand(20_000 * share, 3, generator=generator) * torch.tensor(sides, dtype=torch.float32)
-        points.append(rows + torch.tensor(start) + 0.3 * torch.randn(rows.shape, generator=generator))
+        points.append(rows + torch.tensor(start) + 0.15 * torch.randn(rows.shape, generator=generator))
     voxels = torch.cat(points).round().long().unique(dim=0)
     voxels = voxels - voxels.amin(0)
     near = voxels.square().sum(1).argsort(stable=True)[:count]
@@ -89,9 +89,8 @@ def main(count: int, channels: list[int]) -> None:
     neighbors = neighbor_map(voxels, torch.tensor([0, len(voxels)]), 3)
     seconds = perf_counter() - start
     pairs, size = len(neighbors.source), 8 * len(neighbors.source) / len(voxels)
-    print(
-        f"{len(voxels)} voxels, {1 + 2 * pairs / len(voxels):.1f} neighbors each; map {seconds:.3f} s, {size:.0f} bytes each"
-    )
+    print(f"{len(voxels)} voxels, {1 + 2 * pairs / len(voxels):.1f} neighbors each, themselves included")
+    print(f"map {seconds:.3f} s, {size:.0f} bytes a voxel")
     print("channels  forward     spconv  ours / it  difference   step, frozen weight, and trained")
     for one in channels:
         print(times(voxels, neighbors, one), flush=True)
