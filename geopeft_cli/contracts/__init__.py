@@ -16,13 +16,15 @@ from geopeft_cli.contracts.naming import (
     registered,
 )
 from geopeft_cli.contracts.scenes import SceneBackbone, Scenes
-from geopeft_cli.contracts.sites import BLOCK_ROLES, BlockRole, QueryRole, Role, Site, Wrapper
+from geopeft_cli.contracts.sites import BLOCK_ROLES, WHOLE_ROLES, BlockRole, Branches, QueryRole, Role, Site, Wrapper
 from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, VoxelLevel, current_level, published
 
 __all__ = [
     "BLOCK_ROLES",
+    "WHOLE_ROLES",
     "Backbone",
     "BlockRole",
+    "Branches",
     "Calibration",
     "CheckpointLayout",
     "DenseUpdate",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from geopeft_cli.checkpoint_layout import CheckpointLayout
-from geopeft_cli.contracts.sites import BLOCK_ROLES, Site
+from geopeft_cli.contracts.sites import BLOCK_ROLES, WHOLE_ROLES, Site
 from geopeft_cli.contracts.tokens import Tokens
 from geopeft_cli.errors import UsageError
 
@@ -171,7 +171,7 @@ def select_sites(backbone: Backbone, targets: Sequence[str]) -> list[Site]:
     Raises:
         UsageError: a target matches no site.
     """
-    sites = [site for site in backbone.sites() if site.role != "attention"]
+    sites = [site for site in backbone.sites() if site.role not in WHOLE_ROLES]
     chosen: dict[str, Site] = {}
     for target in targets:
         matches = [site for site in sites if _matches(site, backbone.stand_ins.get(target, target))]

@@ -43,8 +43,11 @@ RUNNERS = {
     "pointgpt_s": "parity.subjects.point_gpt:run",
     "pointmae_modelnet": "parity.subjects.classifiers:point_mae",
     "pointmae_scan": "parity.subjects.classifiers:point_mae",
+    "ptv3_base": "parity.subjects.scenes:ptv3",
     "recon_modelnet": "parity.subjects.classifiers:recon",
     "recon_scan": "parity.subjects.classifiers:recon",
+    "sonata_base": "parity.subjects.scenes:sonata",
+    "sonata_small_cfg": "parity.subjects.scenes:sonata",
 }
 
 
