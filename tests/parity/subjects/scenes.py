@@ -7,7 +7,6 @@ limits the patches of all. Those of ``any`` implementation are run scene by scen
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import partial
@@ -29,6 +28,7 @@ from parity.subjects import Output
 from parity.tensors import as_tensors
 
 FILE = "io.safetensors"
+RULES: dict[PatchRule, str] = {"varlen": "varlen.", "legacy_min": ""}  # and the marks of their outputs
 # Arguments of the constructor, and the words of the configurations for them.
 SETTINGS = {
     "in_channels": "in_channels",
@@ -50,18 +50,35 @@ DECODER = {
 
 def run(kind: type[SceneTransformer], golden: GoldenSet) -> Iterator[Output]:
     for route in golden.routes():
-        wanted = next(r.get("outputs", ["*"]) for r in golden.meta["weights"]["routes"] if r["model"] == route.name)
+        patterns = patterns_of(golden, route)
+        model = loaded(kind, golden, route)
         for prefix in prefixes(golden):
             scenes = scenes_of(golden, prefix)
-            for rule, mark in (("varlen", "varlen."), ("legacy_min", "")):
-                model = loaded(kind, golden, route, rule)
+            for rule, mark in RULES.items():
+                stored = recorded(golden, f"{prefix}{mark}", patterns)
+                if not stored:
+                    continue
+                model.attention_patches = rule
                 outputs = _outputs(model, scenes)
                 if rule == "varlen" and len(scenes.offsets) > 2:
                     _require_independence(model, scenes, outputs["logits" if model.task else "decoder"])
                 for name, value in outputs.items():
-                    for recorded, tensor in forms(golden, f"{prefix}{mark}{name}", value):
-                        if any(fnmatchcase(recorded, pattern) for pattern in wanted):
-                            yield Output(FILE, recorded, tensor)
+                    for form, tensor in forms(golden, f"{prefix}{mark}{name}", value):
+                        if form in stored:
+                            yield Output(FILE, form, tensor)
+
+
+def patterns_of(golden: GoldenSet, route: Route) -> list[str]:
+    """The outputs that a model of a set has recorded."""
+    return next(
+        entry.get("outputs", ["*"]) for entry in golden.meta["weights"]["routes"] if entry["model"] == route.name
+    )
+
+
+def recorded(golden: GoldenSet, prefix: str, patterns: list[str]) -> set[str]:
+    """The recorded outputs behind a prefix that some pattern describes."""
+    names = {name for name in golden.stored[FILE] if name.startswith(prefix)}
+    return {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def prefixes(golden: GoldenSet) -> list[str]:
@@ -82,23 +99,19 @@ def scene_alone(scenes: Scenes, index: int) -> Scenes:
     return Scenes(scenes.coordinates[rows], scenes.voxels[rows], scenes.features[rows], offsets)
 
 
-def constructed(
-    kind: type[SceneTransformer], route: Route, config: dict[str, Any], rule: PatchRule
-) -> SceneTransformer:
+def constructed(kind: type[SceneTransformer], route: Route, config: dict[str, Any]) -> SceneTransformer:
     config = {**config, **route.config}
     has_decoder = any(name.startswith("dec.") for name in route.weights)
     words = SETTINGS | (DECODER if has_decoder else {})
     settings: dict[str, Any] = {name: config[word] for name, word in words.items()}
     if kind is Sonata:
         settings["mask_token"] = "embedding.mask_token" in route.weights
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the coupling, which is what is compared
-        return kind(**settings, attention_patches=rule)
+    return kind(**settings)
 
 
-def loaded(kind: type[SceneTransformer], golden: GoldenSet, route: Route, rule: PatchRule) -> SceneTransformer:
+def loaded(kind: type[SceneTransformer], golden: GoldenSet, route: Route) -> SceneTransformer:
     """The model by way of a trainer's file, made for the purpose, and the loader that users meet."""
-    model = constructed(kind, route, golden.config, rule)
+    model = constructed(kind, route, golden.config)
     weights = {name.removeprefix("module."): tensor for name, tensor in as_tensors(route.weights).items()}
     has_head = "seg_head.weight" in weights
     with tempfile.TemporaryDirectory() as folder:
