@@ -145,19 +145,18 @@ class SceneTransformer(SceneBackbone):
 
     def _encoder(self) -> nn.Module:
         encoder, turns = nn.Module(), 0
-        last = max(sum(self.depths) - 1, 1)
+        rates = _rising(self.drop_path, sum(self.depths))
         for level, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             way = ("down", Down(self.widths[level - 1], width, type(self).norm)) if level else None
-            rates = [self.drop_path * (turns + turn) / last for turn in range(depth)]
             heads, length = self.heads[level], self.patch_size[level]
-            blocks = [Block(width, heads, level, turn, length, rate) for turn, rate in enumerate(rates)]
+            blocks = [Block(width, heads, level, turn, length, rates[turns + turn]) for turn in range(depth)]
             encoder.add_module(f"enc{level}", Stage(way, blocks))
             turns += depth
         return encoder
 
     def _decoder(self) -> nn.Module:
         decoder = nn.Module()
-        rates = torch.linspace(0, self.drop_path, sum(self.decoder_depths)).tolist()
+        rates = _rising(self.drop_path, sum(self.decoder_depths))
         ends = list(accumulate(self.decoder_depths))
         widths = (*self.decoder_widths, self.widths[-1])
         for level in reversed(range(len(self.decoder_widths))):
@@ -274,6 +273,11 @@ class SceneTransformer(SceneBackbone):
             x = done[-1] if done else x
             outputs += done
         return x
+
+
+def _rising(last: float, count: int) -> list[float]:
+    """From 0 to ``last``."""
+    return [last * index / max(count - 1, 1) for index in range(count)]
 
 
 def _by_stage(name: str, values: int | Sequence[int], stages: int) -> tuple[int, ...]:
