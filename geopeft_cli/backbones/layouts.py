@@ -152,6 +152,8 @@ _TITLES = {
     "point_mae": "Point-MAE",
 }
 
+_LICENSES = {"sonata": "CC-BY-NC-4.0 for the weights that the authors released, and what is made of them"}
+
 _FIRST_NORMS = ("blocks.blocks.0.norm1.weight", "blocks.layers.0.ln_1.weight")
 _HEADS = ("cls_head_finetune.", "blocks.cls_head_finetune.", "seg_head.")
 
@@ -176,6 +178,11 @@ class Identity:
     depth: int | None = None
     classes: int | None = None
     stages: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def license(self) -> str:
+        """Of the network's released weights, where it restricts their use; else empty."""
+        return _LICENSES.get(self.backbone or "", "")
 
 
 def strip_wrappers(name: str) -> str:

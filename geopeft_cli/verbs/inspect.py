@@ -121,6 +121,7 @@ def inspect_file(path: Path) -> Inspection:
         "classes": identity.classes,
         "tensors": len(named),
         "loads": loadability(path, identity),
+        **({"license": identity.license} if identity.license else {}),
     }
     return Inspection("checkpoint", facts, table)
 

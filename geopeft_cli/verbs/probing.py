@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from geopeft_cli.assemble import Experiment
-from geopeft_cli.backbones import BACKBONES, backbone_class
+from geopeft_cli.backbones import BACKBONES, SCENE_BACKBONES, backbone_class, scene_backbone_class
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from geopeft_cli.backbones.layouts import Identity
+from geopeft_cli.backbones.scene_settings import scene_settings
 from geopeft_cli.contracts import Backbone, official_parameters
 from geopeft_cli.errors import GeopeftError
 from geopeft_cli.methods.monarch import MonarchFactors
@@ -66,6 +67,8 @@ def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:
 
 def loadability(path: Path, identity: Identity) -> str:
     """``yes`` with the tensors that start fresh, or the reason why the file does not load."""
+    if identity.backbone in SCENE_BACKBONES:
+        return _scene_loadability(path, identity)
     if identity.backbone not in BACKBONES:
         return f"no: {identity.title} is not among the backbones of this version ({', '.join(BACKBONES)})"
     kind = backbone_class(identity.backbone)
@@ -77,3 +80,17 @@ def loadability(path: Path, identity: Identity) -> str:
         return f"no: {error.message}"
     head = f"; has a head for {identity.classes} classes" if identity.classes else ""
     return f"yes, as {identity.backbone}{head}" + (f"; starts fresh: {', '.join(fresh)}" if fresh else "")
+
+
+def _scene_loadability(path: Path, identity: Identity) -> str:
+    """The same for networks that read scenes, which no recipe names yet."""
+    assert identity.backbone is not None
+    kind = scene_backbone_class(identity.backbone)
+    try:
+        checkpoint = read_checkpoint(str(path), identity.backbone, kind.layout)
+        fresh = load_backbone(kind(**scene_settings(checkpoint)), checkpoint)
+    except GeopeftError as error:
+        return f"no: {error.message}"
+    head = f"; has a head for {identity.classes} classes" if identity.classes else ""
+    starts = f"; starts fresh: {', '.join(fresh)}" if fresh else ""
+    return f"from Python, as {identity.backbone}{head}{starts}; recipes for scenes are not there yet"

@@ -46,8 +46,11 @@ FOREIGN = {
         ["blocks.blocks.0.mixer.in_proj.weight", "encoder.first_conv.0.weight", "cls_head_finetune.0.weight"],
     ],
     "PointMamba": [["blocks.layers.0.mixer.in_proj.weight", "OrderScale_gamma_1", "encoder.first_conv.0.weight"]],
-    "PTv3": [["backbone.enc.enc0.block0.attn.qkv.weight", "seg_head.weight"]],
-    "Sonata": [["embedding.stem.linear.weight", "enc.enc0.block0.attn.qkv.weight"]],
+    "PTv3": [["backbone.embedding.stem.conv.weight", "backbone.enc.enc0.block0.attn.qkv.weight", "seg_head.weight"]],
+    "Sonata": [
+        ["embedding.stem.linear.weight", "enc.enc0.block0.attn.qkv.weight"],
+        ["backbone.embedding.stem.linear.weight", "backbone.enc.enc0.block0.attn.qkv.weight", "seg_head.weight"],
+    ],
     "an unknown network": [["layer1.0.conv1.weight", "fc.weight"], ["weight"]],
 }
 
