@@ -69,12 +69,13 @@ def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: 
         CheckpointError: the file is damaged, unsafe, or holds another network.
     """
     path = locate(location, sha256)
-    tensors = of_branch({strip_wrappers(key): tensor for key, tensor in read_tensors(path).items()}, layout.branch)
+    found = {strip_wrappers(key): tensor for key, tensor in read_tensors(path).items()}
+    tensors = of_branch(found, layout.branch)
     identity = identify(tensors, name)
     if identity.backbone != name:
         raise CheckpointError(
             f"{path}: no key matches {name}; it looks like {identity.title}",
-            f"First keys: {', '.join(sorted(tensors)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
+            f"First keys: {', '.join(sorted(found)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
         )
     has_prefix = any(key.startswith(layout.prefix) for key in tensors)
     if has_prefix if layout.prefix else identity.stage not in ("classifier", "segmentation"):

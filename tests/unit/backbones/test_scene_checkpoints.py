@@ -29,18 +29,10 @@ HEAD = ("seg_head.weight", "seg_head.bias")
 
 def config_of(model: SceneTransformer) -> dict[str, Any]:
     """The official words for the settings of a network."""
-    encoder = {
-        "enc_channels": "widths",
-        "enc_depths": "depths",
-        "enc_num_head": "heads",
-        "enc_patch_size": "patch_size",
-    }
-    decoder = {
-        "dec_channels": "decoder_widths",
-        "dec_num_head": "decoder_heads",
-        "dec_patch_size": "decoder_patch_size",
-    }
-    words = {**encoder, **decoder, "stride": "stride", "order": "curves", "in_channels": "in_channels"}
+    parts = {"channels": "widths", "depths": "depths", "num_head": "heads", "patch_size": "patch_size"}
+    words = {f"enc_{word}": name for word, name in parts.items()}
+    words |= {f"dec_{word}": f"decoder_{name}" for word, name in parts.items()}
+    words |= {"stride": "stride", "order": "curves", "in_channels": "in_channels"}
     fixed = {"mlp_ratio": 4, "qkv_bias": True, "layer_scale": None, "pre_norm": True, "enable_rpe": False}
     return {**fixed, **{word: getattr(model, name) for word, name in words.items()}, "drop_path": 0.3}
 
@@ -174,6 +166,7 @@ def edited(change: Callable[[State], Any]) -> State:
 
 
 BLOCK = "enc.enc1.block0"
+KERNEL, BIAS = f"{BLOCK}.cpe.0.weight", f"{BLOCK}.attn.proj.bias"
 
 
 @pytest.mark.parametrize(
@@ -181,10 +174,10 @@ BLOCK = "enc.enc1.block0"
     [
         (lambda state: state.pop(f"{BLOCK}.mlp.0.fc1.bias"), f"missing: {BLOCK}.mlp.0.fc1.bias"),
         (lambda state: state.update(extra=torch.ones(1)), "unexpected: extra"),
-        (lambda state: state.update({f"{BLOCK}.attn.proj.bias": torch.ones(3)}), r"of another shape: .*proj.bias \(3,\)"),
+        (lambda state: state.update({BIAS: torch.ones(3)}), r"of another shape: .*proj.bias \(3,\)"),
         (lambda state: state[f"{BLOCK}.norm2.0.weight"].fill_(torch.nan), f"not finite: {BLOCK}.norm2.0.weight"),
         (
-            lambda state: state.update({f"{BLOCK}.cpe.0.weight": state[f"{BLOCK}.cpe.0.weight"].permute(1, 2, 3, 4, 0)}),
+            lambda state: state.update({KERNEL: state[KERNEL].permute(1, 2, 3, 4, 0)}),
             "layout of spconv before 2.2",
         ),
     ],
@@ -201,7 +194,7 @@ def test_what_does_not_fit_is_refused(change: Callable[[State], Any], reason: st
         (["backbone.enc.enc0.block0.norm1.0.norm.0.weight", "embedding_table.weight"], "PTv3-PPT"),
         (["backbone.enc.base_model.model.enc0.block0.attn.qkv.lora_A.default.weight"], "a LoRA run of Pointcept"),
         (["seg_head.weight", "seg_head.bias"], "a segmentation head without its network"),
-        (["backbone.enc.enc0.block0.norm1.0.weight", "backbone.embedding.stem.conv.weight"], "it looks like PTv3$"),
+        (["backbone.enc.enc0.block0.norm1.0.weight", "backbone.embedding.stem.conv.weight"], "it looks like PTv3\n"),
     ],
 )
 def test_other_files_say_what_they_are(names: list[str], title: str, tmp_path: Path) -> None:
