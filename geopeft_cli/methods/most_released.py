@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from geopeft_cli.contracts import Backbone, Level, Site, Wrapper, current_level
+from geopeft_cli.contracts import Backbone, Level, SceneBackbone, Site, Wrapper, current_level
 from geopeft_cli.errors import UsageError
 from geopeft_cli.geometry.smoothing import Eps, laplacian
 from geopeft_cli.methods.dense import dense_layer, sizes
@@ -144,8 +144,13 @@ def wrap_attentions(
     """Put a Point Monarch branch on every attention of a backbone whose tokens have centers.
 
     Raises:
-        UsageError: the backbone has none, or more blocks than channels.
+        UsageError: the backbone has none or reads packed scenes, or there are more blocks than channels.
     """
+    if isinstance(backbone, SceneBackbone):
+        raise UsageError(
+            f"method.variant: {backbone.name} reads scenes of different sizes, released is defined for equal clouds",
+            "Use method.variant=linear.",
+        )
     correction = AdaBias(adabias)
     every = backbone.sites()
     sites = [site for site in every if site.role == "attention" and site.level is not None]
