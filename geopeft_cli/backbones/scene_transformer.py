@@ -183,6 +183,10 @@ class SceneTransformer(SceneBackbone):
     def fusion_blocks(self) -> range:
         return range(0)
 
+    @property
+    def encoder_blocks(self) -> range:
+        return range(sum(self.depths))
+
     def sites(self) -> list[Site]:
         sites, first = self.embedding_sites(), 0
         for level, depth in enumerate(self.depths):

@@ -64,6 +64,11 @@ class SceneBackbone(Backbone):
     Its methods have the meaning of :class:`Backbone`'s, with :class:`Scenes` for clouds and (N, C) for (B, T, C).
     """
 
+    @property
+    @abstractmethod
+    def encoder_blocks(self) -> range:
+        """The blocks of the encoder, by the indices of their sites."""
+
     @abstractmethod
     def encode(self, points: Scenes, layers: Sequence[int] = ()) -> Tokens:  # type: ignore[override]
         """Features (N, feature_width) of the voxels, with the raw outputs of the blocks named in ``layers``."""

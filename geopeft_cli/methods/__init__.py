@@ -13,6 +13,9 @@ METHODS = {
     "most": "geopeft_cli.methods.most:MoST",
 }
 
+# Methods that only networks reading scenes can take, see backbones.SCENE_BACKBONES.
+SCENE_METHODS = {"gem": "geopeft_cli.methods.gem:GEM"}
+
 
 def method_class(name: str) -> type[Method]:
     """The class behind a recipe name, imported now."""

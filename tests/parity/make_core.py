@@ -46,6 +46,7 @@ SCENE = ("varlen.logits.*", "logits.rows", "stage*.order_head", "stage*.count", 
 
 CORES = {
     "act_scan": Core(CLASSIFIER),
+    "gem_small_cfg": Core(("varlen.*.logits.rows", "*latents_final", "gem.logits.rows", "gem.stage?.mean")),
     "i2pmae_modelnet": Core(STAGES),
     "i2pmae_scan": Core(STAGES),
     "k_rectify": Core(

@@ -24,6 +24,8 @@ Runner = Callable[[GoldenSet], Iterator[Output]]
 
 RUNNERS = {
     "act_scan": "parity.subjects.classifiers:act",
+    "gem_small_cfg": "parity.subjects.gem:run",
+    "gem_sonata_base": "parity.subjects.gem:run",
     "i2pmae_modelnet": "parity.subjects.point_m2ae:i2p_mae",
     "i2pmae_scan": "parity.subjects.point_m2ae:i2p_mae",
     "k_rectify": "parity.subjects.k_rectify:run",
