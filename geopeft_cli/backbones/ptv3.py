@@ -13,8 +13,8 @@ from geopeft_cli.backbones.layouts import PTV3
 from geopeft_cli.backbones.scene_blocks import Norm
 from geopeft_cli.backbones.scene_level import SceneLevel
 from geopeft_cli.backbones.scene_transformer import SceneTransformer
-from geopeft_cli.contracts import CheckpointLayout, Site
-from geopeft_cli.errors import UsageError
+from geopeft_cli.contracts import CheckpointLayout, Scenes, Site
+from geopeft_cli.errors import DataError, UsageError
 from geopeft_cli.geometry.serialization import curve_codes, with_scene
 from geopeft_cli.geometry.sparse_convolution import SubmanifoldConvolution
 from geopeft_cli.geometry.voxels import scene_index
@@ -66,6 +66,21 @@ class PTv3(SceneTransformer):
 
     def embedding_sites(self) -> list[Site]:
         return []
+
+    def levels(self, scenes: Scenes) -> list[SceneLevel]:
+        """See :class:`SceneTransformer`.
+
+        Raises:
+            DataError: also where a single voxel would have to train a BatchNorm.
+        """
+        levels = super().levels(scenes)
+        single = [stage for stage, level in enumerate(levels) if len(level.voxels) == 1]
+        if single and any(module.training for module in self.modules() if isinstance(module, nn.BatchNorm1d)):
+            raise DataError(
+                f"a single voxel is left at stage {single[0]}, and BatchNorm in training needs two",
+                "Use larger scenes or batches.",
+            )
+        return levels
 
     def pooled(self, level: SceneLevel, stride: int, curves: Sequence[str]) -> SceneLevel:
         bits = stride.bit_length() - 1

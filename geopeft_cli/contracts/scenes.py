@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -48,14 +49,16 @@ class Scenes:
         for scene, (first, end) in enumerate(pairwise(bounds)):
             if first == end:
                 raise DataError(f"scene {scene} of the batch has no points", "Leave it out.")
-            for name in ("coordinates", "features"):
-                finite = getattr(self, name)[first:end].isfinite().all(dim=1)
-                if not bool(finite.all()):
-                    raise DataError(
-                        f"scene {scene} of the batch: {name} of {int((~finite).sum())} of {end - first} points are not "
-                        "finite",
-                        "Remove or repair these points.",
-                    )
+        for name in ("coordinates", "features"):
+            damaged = (~getattr(self, name).isfinite().all(dim=1)).nonzero()[:, 0]
+            if len(damaged):
+                scene = bisect_right(bounds, int(damaged[0])) - 1
+                first, end = bounds[scene : scene + 2]
+                count = int((damaged < end).sum())
+                raise DataError(
+                    f"scene {scene} of the batch: {name} of {count} of {end - first} points are not finite",
+                    "Remove or repair these points.",
+                )
 
 
 class SceneBackbone(Backbone):

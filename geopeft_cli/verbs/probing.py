@@ -10,7 +10,7 @@ from geopeft_cli.assemble import Experiment
 from geopeft_cli.backbones import BACKBONES, SCENE_BACKBONES, backbone_class, scene_backbone_class
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from geopeft_cli.backbones.layouts import Identity
-from geopeft_cli.backbones.scene_settings import scene_settings
+from geopeft_cli.backbones.scene_checkpoint import scene_settings
 from geopeft_cli.contracts import Backbone, official_parameters
 from geopeft_cli.errors import GeopeftError
 from geopeft_cli.methods.monarch import MonarchFactors

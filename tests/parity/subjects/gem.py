@@ -14,7 +14,7 @@ from geopeft_cli.methods.gem import GEM, carried_latents
 from geopeft_cli.tasks.scene_segmentation import SceneSegmentation
 from parity.golden_set import GoldenSet, Route
 from parity.subjects import Output
-from parity.subjects.scenes import FILE, RULES, constructed, forms, patterns_of, prefixes, recorded, scenes_of
+from parity.subjects.scenes import FILE, RULES, constructed, couple, forms, patterns_of, prefixes, recorded, scenes_of
 from parity.tensors import as_tensors
 
 GLOBAL = -1  # the group of latents that all blocks carry on
@@ -30,7 +30,7 @@ def run(golden: GoldenSet) -> Iterator[Output]:
                 start = f"{prefix}{mark}{route.name}."
                 stored = recorded(golden, start, patterns)
                 if stored:
-                    model.attention_patches = rule
+                    couple(model, rule)
                     for name, value in _outputs(model, scenes).items():
                         yield from (
                             Output(FILE, form, tensor)

@@ -58,7 +58,7 @@ def run(kind: type[SceneTransformer], golden: GoldenSet) -> Iterator[Output]:
                 stored = recorded(golden, f"{prefix}{mark}", patterns)
                 if not stored:
                     continue
-                model.attention_patches = rule
+                couple(model, rule)
                 outputs = _outputs(model, scenes)
                 if rule == "varlen" and len(scenes.offsets) > 2:
                     _require_independence(model, scenes, outputs["logits" if model.task else "decoder"])
@@ -66,6 +66,12 @@ def run(kind: type[SceneTransformer], golden: GoldenSet) -> Iterator[Output]:
                     for form, tensor in forms(golden, f"{prefix}{mark}{name}", value):
                         if form in stored:
                             yield Output(FILE, form, tensor)
+
+
+def couple(model: SceneTransformer, rule: PatchRule) -> None:
+    """Cut the scenes of a batch as the released code does, or each by itself."""
+    model.attention_patches = rule
+    model.serialization_depth = "scene" if rule == "varlen" else "batch"
 
 
 def patterns_of(golden: GoldenSet, route: Route) -> list[str]:

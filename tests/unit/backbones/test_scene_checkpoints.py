@@ -16,7 +16,7 @@ from torch import Tensor
 from backbones.scenes import CHANNELS, network, scenes
 from geopeft_cli.backbones import scene_backbone_class
 from geopeft_cli.backbones.checkpoint import Checkpoint, load_backbone, load_head, read_checkpoint
-from geopeft_cli.backbones.scene_settings import scene_settings
+from geopeft_cli.backbones.scene_checkpoint import load_head_file, scene_settings
 from geopeft_cli.backbones.scene_transformer import SceneTransformer
 from geopeft_cli.contracts import official_state
 from geopeft_cli.errors import CheckpointError
@@ -119,6 +119,31 @@ def test_decoder_and_head(kind: str, tmp_path: Path) -> None:
     load_head(again, checkpoint)
     with torch.no_grad():
         assert torch.equal(again.eval()(scenes()), model(scenes()))
+
+
+def test_a_head_alone(tmp_path: Path) -> None:
+    model, other = network(), network()
+    head = {name: tensor + 1 for name, tensor in official_state(model).items() if name in HEAD}
+    location = written(tmp_path, {"config": {"backbone_out_channels": 36, "num_classes": 3}, "state_dict": head})
+    load_head_file(other, location)
+    assert all(torch.equal(official_state(other)[name], tensor) for name, tensor in head.items())
+    load_head_file(other, written(tmp_path, trained(official_state(model))))
+    assert all(torch.equal(official_state(other)[name], official_state(model)[name]) for name in HEAD)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda head: head.pop("seg_head.bias"), r"a head of seg_head.weight \(3, 36\), the network one of"),
+        (lambda head: head["seg_head.bias"].fill_(torch.nan), "not finite"),
+        (lambda head: (head.clear(), head.update(weight=torch.ones(2))), "has no head"),
+    ],
+)
+def test_heads_that_do_not_fit(change: Callable[[State], Any], reason: str, tmp_path: Path) -> None:
+    head = {name: tensor.clone() for name, tensor in official_state(network()).items() if name in HEAD}
+    change(head)
+    with pytest.raises(CheckpointError, match=reason):
+        load_head_file(network(), written(tmp_path, head))
 
 
 def test_of_student_and_teacher_the_student_unless_asked(tmp_path: Path) -> None:

@@ -240,6 +240,13 @@ def test_statistics_of_frozen_norms_do_not_move() -> None:
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
+def test_a_single_voxel_trains_no_batch_norm() -> None:
+    batch = of_voxels(AWKWARD["one voxel"], [50])
+    with pytest.raises(DataError, match="a single voxel is left at stage 1"):
+        network("ptv3").train()(batch)
+    assert network("sonata").train()(batch).isfinite().all()
+
+
 def test_outputs_of_blocks_can_be_asked_for() -> None:
     model = network("sonata_decoder")
     tokens = model.encode(scenes(), layers=[0, 4, model.depth - 1])

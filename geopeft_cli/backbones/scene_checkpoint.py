@@ -1,4 +1,4 @@
-"""How a scene network of a file is built: from the configuration beside its weights, and from the weights."""
+"""What a file says of a scene network beside its weights: how it is built, and its head."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from geopeft_cli.backbones.checkpoint import Checkpoint, infer_sizes
-from geopeft_cli.backbones.files import read_config
+from geopeft_cli.backbones.files import locate, read_config, read_tensors
+from geopeft_cli.backbones.layouts import of_branch, strip_wrappers
+from geopeft_cli.contracts import SceneBackbone, load_official_state, official_state
 from geopeft_cli.errors import CheckpointError
 
 # Arguments of the constructors, and the official words for them.
@@ -62,6 +66,39 @@ def scene_settings(checkpoint: Checkpoint) -> dict[str, Any]:
             )
     words = _ENCODER | (_DECODER if "decoder_widths" in settings else {})
     return settings | {name: config[word] for name, word in words.items() if word in config}
+
+
+def load_head_file(backbone: SceneBackbone, location: str, sha256: str | None = None) -> None:
+    """Copy the segmentation head of any file that has one, such as ``sonata_linear_prob_head_sc.pth``, into a network.
+
+    Args:
+        backbone: with a head of the same classes attached.
+        location: of the file, see :func:`geopeft_cli.backbones.files.locate`.
+        sha256: its digest.
+
+    Raises:
+        UsageError: the location leads nowhere.
+        CheckpointError: the file is damaged, has no head, or one that does not fit or is not finite.
+    """
+    path, prefix = locate(location, sha256), backbone.layout.head
+    tensors = of_branch({strip_wrappers(name): tensor for name, tensor in read_tensors(path).items()})
+    found = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    own = {name: tuple(tensor.shape) for name, tensor in official_state(backbone).items() if name.startswith(prefix)}
+    if not found:
+        raise CheckpointError(f"{path} has no head", f"Expected {prefix}weight and {prefix}bias.")
+    if {name: tuple(tensor.shape) for name, tensor in found.items()} != own:
+        raise CheckpointError(
+            f"{path} has a head of {_shapes(found)}, the network one of {_shapes(official_state(backbone), prefix)}",
+            "The classes must be the same, and the features too: those of all stages, or of a decoder.",
+        )
+    if not all(tensor.isfinite().all() for tensor in found.values()):
+        raise CheckpointError(f"{path} has a damaged head: not finite", "Copy or download it again.")
+    load_official_state(backbone, found)
+
+
+def _shapes(tensors: Mapping[str, Tensor], prefix: str = "") -> str:
+    found = [f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items() if name.startswith(prefix)]
+    return ", ".join(found) or "no tensors"
 
 
 def _decoder_sizes(checkpoint: Checkpoint) -> dict[str, Any]:
