@@ -143,7 +143,7 @@ class _Neighbors(torch.autograd.Function):
         ctx.neighbors, ctx.shape, ctx.precision = neighbors, weight.shape, x.dtype
         taps = weight.detach().flatten(1, 3).permute(1, 2, 0).contiguous()
         for offset, target, source in _steps(neighbors, x):
-            y.index_add_(0, target, (x.index_select(0, source) @ taps[offset]).to(y.dtype))
+            _add_rows(y, target, x.index_select(0, source) @ taps[offset])
         return y
 
     @staticmethod
@@ -160,7 +160,7 @@ class _Neighbors(torch.autograd.Function):
         for offset, target, source in _steps(ctx.neighbors, gradient):
             part = gradient.index_select(0, target)
             if dx is not None and taps is not None:
-                dx.index_add_(0, source, (part @ taps[offset]).to(dx.dtype))
+                _add_rows(dx, source, part @ taps[offset])
             if dw is not None:
                 dw[offset] += part.T @ x.index_select(0, source)
         return (
@@ -179,6 +179,15 @@ def _steps(neighbors: NeighborMap, x: Tensor) -> Any:
             target, source = neighbors.pairs(offset)
             for one, other in zip(target.split(size), source.split(size), strict=True):
                 yield offset, one.long(), other.long()
+
+
+def _add_rows(y: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Add ``values`` (P, C) to different rows of ``y``, by whatever is fastest on the device."""
+    values = values.to(y.dtype)
+    if y.device.type == "cpu":
+        y.scatter_add_(0, rows[:, None].expand_as(values), values)
+    else:
+        y.index_add_(0, rows, values)
 
 
 def _wide(precision: torch.dtype) -> torch.dtype:
