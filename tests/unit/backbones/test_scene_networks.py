@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.scenes import CHANNELS, KINDS, SIZES, alone, network, of_voxels, scenes
 from geopeft_cli.backbones.ptv3 import PTv3
@@ -16,6 +16,7 @@ from geopeft_cli.backbones.scene_transformer import SceneTransformer
 from geopeft_cli.backbones.sonata import DECODER, SMALL, Sonata
 from geopeft_cli.contracts import Backbone, Geometry, Scenes, published
 from geopeft_cli.errors import DataError, GeopeftError, ShapeError, UsageError
+from geopeft_cli.geometry.voxels import scene_index
 from geopeft_cli.methods.bitfit import BitFit
 from geopeft_cli.tasks.scene_segmentation import SceneSegmentation
 
@@ -230,6 +231,41 @@ def test_layers_say_what_geometry_they_need() -> None:
     level = model.levels(scenes())[0]
     with published(Geometry([level])), pytest.raises(GeopeftError, match="the geometry describes 215 in 3 scenes"):
         model.get_submodule("enc.enc0.block0.attn")(torch.zeros(4, 8))
+
+
+@pytest.mark.parametrize(("kind", "is_stale"), [("ptv3", True), ("sonata_decoder", False)])
+@torch.no_grad()
+def test_the_first_position_encoding_of_a_decoder_stage(kind: str, is_stale: bool) -> None:
+    """Of the released PTv3 it reads the encoder's share alone, and its outcome is added to the sum."""
+    model, seen = network(kind), {}
+    stage = model.get_submodule("dec.dec0")
+    for name in ("up", "up.proj_skip", "block0", "block0.cpe"):
+        stage.get_submodule(name).register_forward_hook(lambda _, x, y, name=name: seen.update({name: (x[0], y)}))
+    model(scenes())
+    (total, share), (block_input, _) = seen["up"][1], seen["block0"]
+    assert torch.equal(share, seen["up.proj_skip"][1])
+    assert not torch.equal(share, total)
+    assert torch.equal(block_input, total)
+    assert torch.equal(seen["block0.cpe"][0], share if is_stale else total)
+
+
+def test_the_order_of_pooled_voxels() -> None:
+    """PTv3's follow the first curve of the stage before, Sonata's x, y and z."""
+    for level in network("ptv3", curves=("hilbert", "z")).levels(scenes())[1:]:
+        assert (level.codes("hilbert").diff() > 0).all()
+    for level in network("sonata").levels(scenes())[1:]:
+        rows = torch.cat([scene_index(level.offsets)[:, None], level.voxels], dim=1).tolist()
+        assert rows == sorted(rows)
+
+
+def test_the_norms_and_the_stem_of_ptv3() -> None:
+    model = network("ptv3")
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm1d)}
+    assert {(norm.eps, norm.momentum) for norm in norms.values()} == {(1e-3, 0.01)}
+    assert {"embedding.stem.norm", "enc.enc1.down.norm.0", "dec.dec0.up.proj.1", "dec.dec0.up.proj_skip.1"} <= set(
+        norms
+    )
+    assert model.get_parameter("embedding.stem.conv.weight").shape == (8, 5, 5, 5, CHANNELS)
 
 
 def test_statistics_of_frozen_norms_do_not_move() -> None:
