@@ -25,7 +25,7 @@ from geopeft_cli.errors import AdapterError, UsageError
 from geopeft_cli.methods import method_class
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.tasks import task_class
-from geopeft_cli.training.schedule import epochs_run
+from geopeft_cli.training.schedule import OwnGroup, epochs_run
 
 PREPARATION = ("points", "normalize", "sampling", "augment", "on_error")
 
@@ -48,6 +48,11 @@ class Experiment:
     @property
     def total_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def own_groups(self) -> tuple[OwnGroup, ...]:
+        """The parameters to which the recipe gives a rate or a decay of their own."""
+        return tuple(OwnGroup(**group.model_dump()) for group in self.recipe.training.groups)
 
 
 def load_splits(recipe: Recipe) -> Splits:
@@ -178,9 +183,9 @@ def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
 
 def _options(kind: type[Backbone], recipe: Recipe) -> dict[str, Any]:
     """What of the recipe's backbone section its constructor takes; what is left out has the network's own default."""
-    names = ("groups", "group_size", "radius", "pooling", "drop_path", "near_origin", "reconstruction", "variant")
+    names = ("groups", "group_size", "radius", "pooling", "drop_path", "near_origin", "reconstruction")
     takes = inspect.signature(kind).parameters
-    values = {name: getattr(recipe.backbone, name) for name in names if name in takes}
+    values = {name: getattr(recipe.backbone, name) for name in (*names, "dropout", "variant") if name in takes}
     return {name: value for name, value in values.items() if value is not None}
 
 

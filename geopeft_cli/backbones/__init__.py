@@ -11,6 +11,7 @@ BACKBONES = {
     "point_bert": "geopeft_cli.backbones.point_bert:PointBERT",
     "point_gpt": "geopeft_cli.backbones.point_gpt:PointGPT",
     "point_m2ae": "geopeft_cli.backbones.point_m2ae:PointM2AE",
+    "point_mamba": "geopeft_cli.backbones.point_mamba:PointMamba",
     "point_mae": "geopeft_cli.backbones.point_mae:PointMAE",
     "recon": "geopeft_cli.backbones.recon:ReCon",
 }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geopeft_cli.backbones.transformer import Places
+from geopeft_cli.contracts import Geometry, Level, Site, published
 
 GPT_PLACES: Places = (
     ("attn", "attention", True),
@@ -44,8 +45,8 @@ class GPTLayer(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
-        self.attn = CausalAttention(width, heads)
         self.ln_2 = nn.LayerNorm(width)
+        self.attn = CausalAttention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,8 +105,18 @@ class Generator(GPTStack):
         self.register_buffer("sos", torch.zeros(width))
         self.increase_dim = nn.Sequential(nn.Conv1d(width, channels, 1))
 
+    def sites(self, prefix: str) -> list[Site]:
+        """The attention of every layer."""
+        return [
+            Site(f"{prefix}.layers.{index}.attn", "generator_attention", -1, 0, layer, "attn", predicted=1)
+            for index, layer in enumerate(self.layers)
+        ]
+
     def generate(self, features: Tensor, centers: Tensor) -> Tensor:
         """Points (B, G, p, 3) of G patches, in the coordinates of the cloud.
+
+        Publishes two levels for its tokens, which are the start and all patches but the last: one with the centers of
+        these patches, and one with those of the patches that are predicted from them, one place on.
 
         Args:
             features: (B, G + 2, C), the trunk's [sos, cls, patches] after its ``ln_f``.
@@ -115,7 +126,9 @@ class Generator(GPTStack):
         steps = centers.diff(dim=1)
         directions = steps / steps.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         position = position_encoding(torch.cat([centers[:, :1], directions], dim=1), earlier.shape[-1])
-        x = self.ln_f(self(earlier, position)[0])
+        predicted = torch.arange(earlier.shape[1], device=centers.device)
+        with published(Geometry([Level(centers[:, :-1], predicted - 1), Level(centers, predicted)])):
+            x = self.ln_f(self(earlier, position)[0])
         return self.increase_dim(x.transpose(1, 2)).transpose(1, 2).unflatten(-1, (-1, 3))  # type: ignore[no-any-return]
 
 

@@ -85,6 +85,7 @@ MAMBA3D = CheckpointLayout(
     heads=False,
 )
 
+POINT_MAMBA = CheckpointLayout(prefix=POINT_MAE.prefix, ignored=POINT_MAE.ignored, heads=False)
 _SCENE_HEADS = ("mask_head.", "unmask_head.")
 SONATA = CheckpointLayout(
     prefix="",
@@ -118,6 +119,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("point_bert", (r"^reduce_dim\.", r"^blocks\.blocks\.0\.attn\.qkv\.")),
     ("act", (r"^ACT_encoder\.",)),
     ("point_mamba", (r"OrderScale_gamma_1$", r"\.mixer\.")),
+    ("point_mamba_early", (r"(^|\.)blocks\.layers\.0\.mixer\.",)),
     ("mamba3d", (r"blocks\.blocks\.0\.mixer\.",)),
     ("ptv3_ppt", (r"^embedding_table\.|(^|\.)enc\.enc0\.block0\.norm1\.0\.norm\.\d",)),
     ("scene_lora", (r"(^|\.)enc\.base_model\.model\.enc0\.",)),
@@ -143,6 +145,7 @@ _TITLES = {
     "point_bert": "Point-BERT",
     "act": "ACT",
     "point_mamba": "PointMamba",
+    "point_mamba_early": "the first release of PointMamba, a network without scales of its orders",
     "mamba3d": "Mamba3D",
     "ptv3": "PTv3",
     "ptv3_ppt": "PTv3-PPT, whose norms depend on the data set",
@@ -154,7 +157,7 @@ _TITLES = {
 
 _LICENSES = {"sonata": "CC-BY-NC-4.0 for the weights that the authors released, and what is made of them"}
 
-_FIRST_NORMS = ("blocks.blocks.0.norm1.weight", "blocks.layers.0.ln_1.weight")
+_FIRST_NORMS = ("blocks.blocks.0.norm1.weight", "blocks.layers.0.ln_1.weight", "blocks.layers.0.norm.weight")
 _HEADS = ("cls_head_finetune.", "blocks.cls_head_finetune.", "seg_head.")
 
 
@@ -219,13 +222,10 @@ def identify(tensors: Mapping[str, Tensor], expected: str = "") -> Identity:
         return Identity(None, "an unknown network", "unknown")
     if backbone == _ALIKE.get(expected) and not any(name.startswith(_PRE_TRAINING) for name in tensors):
         backbone = expected
-    blocks = [
-        re.search(r"(?:^|\.)blocks\.(?:blocks|layers)\.(\d+)\.", name)
-        for name in tensors
-        if "decoder" not in name.lower()
-    ]
+    trunk = [name for name in tensors if "decoder" not in name.lower()]
+    blocks = [re.search(r"(?:^|\.)blocks\.(?:blocks|layers)\.(\d+)\.", name) for name in trunk]
     depth = max((int(match[1]) + 1 for match in blocks if match), default=None)
-    norm = next((tensor for name, tensor in tensors.items() if name.endswith(_FIRST_NORMS)), None)
+    norm = next((tensors[name] for name in trunk if name.endswith(_FIRST_NORMS)), None)
     head = [(name, t) for name, t in tensors.items() if name.startswith(_HEADS) and t.ndim == 2]
     if head:
         stage = "segmentation" if head[-1][0].startswith("seg_head.") else "classifier"

@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geopeft_cli.backbones.selective_scan import selective_scan
+from geopeft_cli.backbones.coupled import Variant
+from geopeft_cli.backbones.mixer import TwoScanMixer, mixer_sites
 from geopeft_cli.backbones.transformer import DropPath
-from geopeft_cli.contracts import Role, Site
+from geopeft_cli.contracts import Site
 
-STATE = 16  # N, entries of the state of a channel
-TAPS = 4  # tokens that the convolution before the scan sees, the token itself the last
 NEIGHBORS = 4  # centers whose tokens are pooled, the center itself among them
 SIGMA_EPS = 1e-5
 SMALLEST_VARIANCE = 1e-12  # a constant field has no spread to divide by, and the root no gradient at 0
-
-Variant = Literal["per_sample", "released"]
-
-
-class Mixer(nn.Module):
-    """Two selective scans over the tokens, (B, T, C) -> (B, T, C); in the released code ``bimamba_type: v4``.
-
-    Both run from the first token to the last. The second sees the 4 C channels in reverse, so that signal and gate
-    change places in it.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner, self.rank = 2 * width, math.ceil(width / 16)
-        self.in_proj = nn.Linear(width, 2 * self.inner, bias=False)
-        self.conv1d, self.conv1d_b = self._convolution(), self._convolution()
-        self.x_proj, self.x_proj_b = (nn.Linear(self.inner, self.rank + 2 * STATE, bias=False) for _ in range(2))
-        self.dt_proj, self.dt_proj_b = (nn.Linear(self.rank, self.inner) for _ in range(2))
-        rates = torch.arange(1.0, STATE + 1).log().repeat(self.inner, 1)
-        self.A_log, self.A_b_log = nn.Parameter(rates), nn.Parameter(rates.clone())
-        self.D, self.D_b = (nn.Parameter(torch.ones(self.inner)) for _ in range(2))
-        self.out_proj = nn.Linear(self.inner, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels = self.in_proj(x)
-        y = self._scan(channels, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
-        reverse = self._scan(channels.flip(-1), self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
-        return self.out_proj(y + reverse.flip(-1))  # type: ignore[no-any-return]
-
-    def _convolution(self) -> nn.Conv1d:
-        return nn.Conv1d(self.inner, self.inner, TAPS, groups=self.inner, padding=TAPS - 1)
-
-    def _scan(
-        self, channels: Tensor, conv: nn.Module, x_proj: nn.Module, dt_proj: nn.Module, a_log: Tensor, skip: Tensor
-    ) -> Tensor:
-        """Signal and gate (B, T, 4 C) -> (B, T, 2 C)."""
-        signal, gate = channels.chunk(2, dim=-1)
-        u = F.silu(conv(signal.mT)[..., : signal.shape[1]].mT)
-        step, b, c = x_proj(u).split([self.rank, STATE, STATE], dim=-1)
-        y = selective_scan(u, F.softplus(dt_proj(step)), -a_log.exp(), b, c)
-        return (y + skip * u) * F.silu(gate)
 
 
 class LocalNorm(nn.Module):
@@ -106,7 +61,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.lfa = LocalPooling(width, variant)
         self.norm2 = nn.LayerNorm(width)
-        self.mixer = Mixer(width)
+        self.mixer = TwoScanMixer(width)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, neighbors: Tensor) -> Tensor:
@@ -138,16 +93,6 @@ class MambaTrunk(nn.Module):
         return x, kept
 
 
-_LAYERS: tuple[tuple[str, Role], ...] = (
-    ("in_proj", "attention_in"),
-    ("x_proj", "scan"),
-    ("dt_proj", "scan"),
-    ("x_proj_b", "scan"),
-    ("dt_proj_b", "scan"),
-    ("out_proj", "attention_out"),
-)
-
-
 def mamba_sites(blocks: nn.ModuleList, prefix: str) -> list[Site]:
     """Of every block the layer of the local pooling, the mixer, and the mixer's layers, as they are called."""
     sites = []
@@ -155,6 +100,5 @@ def mamba_sites(blocks: nn.ModuleList, prefix: str) -> list[Site]:
         assert isinstance(block, Block)
         name = f"{prefix}.{index}"
         sites.append(Site(f"{name}.lfa.mlp.share_mlp", "local", index, None, block.lfa.mlp, "share_mlp"))
-        sites.append(Site(f"{name}.mixer", "attention", index, 0, block, "mixer"))
-        sites += [Site(f"{name}.mixer.{layer}", role, index, 0, block.mixer, layer) for layer, role in _LAYERS]
+        sites += mixer_sites(block, name, index, TwoScanMixer)
     return sites

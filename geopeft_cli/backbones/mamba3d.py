@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from geopeft_cli.backbones.coupled import CoupledBackbone, Variant
 from geopeft_cli.backbones.layouts import MAMBA3D
-from geopeft_cli.backbones.mamba import NEIGHBORS, MambaTrunk, Variant, mamba_sites
+from geopeft_cli.backbones.mamba import NEIGHBORS, MambaTrunk, mamba_sites
 from geopeft_cli.backbones.patch_encoder import PatchEncoder
 from geopeft_cli.backbones.transformer import patch_encoder_sites
-from geopeft_cli.contracts import Backbone, CheckpointLayout, Geometry, Level, Site, Tokens, published
+from geopeft_cli.contracts import CheckpointLayout, Geometry, Level, Site, Tokens, published
 from geopeft_cli.errors import UsageError
 from geopeft_cli.geometry.grouping import group
 from geopeft_cli.geometry.neighbors import nearest_neighbors
 
-logger = logging.getLogger("geopeft")
 
-
-class Mamba3D(Backbone):
+class Mamba3D(CoupledBackbone):
     """The encoder of Mamba3D with a class token, as fine-tuned for classification.
 
     Args:
@@ -54,14 +52,13 @@ class Mamba3D(Backbone):
         near_origin: Literal["skip", "keep"] = "skip",
         variant: Variant = "per_sample",
     ) -> None:
-        super().__init__()
+        super().__init__(variant)
         if groups < NEIGHBORS:
             raise UsageError(f"backbone.groups: {groups} is fewer than the {NEIGHBORS} that mamba3d pools over")
         self.width, self.depth = width, depth
         self.groups, self.group_size = groups, group_size
-        self.drop_path, self.near_origin, self.variant = drop_path, near_origin, variant
+        self.drop_path, self.near_origin = drop_path, near_origin
         self.feature_width = 2 * width
-        self._has_warned = False
 
         self.encoder = PatchEncoder(width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -111,14 +108,3 @@ class Mamba3D(Backbone):
         if fused is not None:
             pooled = pooled + fused
         return torch.cat([tokens.features[:, 0], pooled], dim=1)
-
-    def train(self, mode: bool = True) -> Mamba3D:
-        """As that of every backbone; says once when the batch comes into predictions."""
-        if not mode and self.variant == "released" and not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "backbone.variant is released: in evaluation too, the prediction for a cloud depends on the other "
-                "clouds of its batch, on their order and number; backbone.variant=per_sample does without"
-            )
-        super().train(mode)
-        return self

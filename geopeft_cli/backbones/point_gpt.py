@@ -22,7 +22,7 @@ from geopeft_cli.contracts import (
     published,
 )
 from geopeft_cli.geometry.chamfer import chamfer_loss
-from geopeft_cli.geometry.grouping import group
+from geopeft_cli.geometry.grouping import group, take
 from geopeft_cli.geometry.ordering import greedy_order
 from geopeft_cli.objective import add_to_training_loss
 
@@ -87,10 +87,11 @@ class PointGPT(Backbone):
         return {name: getattr(self, name) for name in (*names, "generator_channels", "reconstruction")}
 
     def sites(self) -> list[Site]:
-        """Those of the trunk and of the patch encoder; methods leave the generator as it is."""
+        """Those of the trunk and of the patch encoder, and the attentions of the generator."""
         return [
             *patch_encoder_sites(self.encoder),
             *block_sites(self.blocks.layers, "blocks.layers", places=GPT_PLACES),
+            *(self.generator_blocks.sites("generator_blocks") if self.reconstruction else ()),
         ]
 
     def encode(self, points: Tensor, layers: Sequence[int] = ()) -> Tokens:
@@ -118,11 +119,8 @@ class PointGPT(Backbone):
     def patches(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Neighborhoods (B, G, k, 3), relative to their centers, and centers (B, G, 3), both in greedy order."""
         neighborhoods, centers = group(points, self.groups, self.group_size, self.near_origin)[:2]
-        order = greedy_order(centers).unsqueeze(-1)
-        return (
-            torch.take_along_dim(neighborhoods, order.unsqueeze(-1), dim=1),
-            torch.take_along_dim(centers, order, dim=1),
-        )
+        order = greedy_order(centers)
+        return take(neighborhoods.flatten(2), order).unflatten(2, (-1, 3)), take(centers, order)
 
     def reconstruction_loss(self, features: Tensor, neighborhoods: Tensor, centers: Tensor) -> Tensor:
         """Chamfer distance of the generated patches from the true ones, a scalar.

@@ -38,9 +38,9 @@ class TwoStreamBlock(Block):
     def __init__(self, width: int, heads: int, drop_path: float, ratio: int = 4) -> None:
         super().__init__(width, heads, drop_path, ratio)
         self.norm1_contrast = nn.LayerNorm(width)
-        self.attn_contrast = CrossAttention(width, heads)
         self.norm2_contrast = nn.LayerNorm(width)
         self.mlp_contrast = FeedForward(width, ratio * width)
+        self.attn_contrast = CrossAttention(width, heads)
 
     def forward(self, x: Tensor) -> Tensor:
         queries, points = self.norm1_contrast(x[:, : len(QUERIES)]), self.norm1(x[:, len(QUERIES) :])

@@ -62,14 +62,17 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm1 x), then x + feed-forward(norm2 x), each branch under stochastic depth."""
+    """x + attention(norm1 x), then x + feed-forward(norm2 x), each branch under stochastic depth.
+
+    Parameters are in the official order, which is that of the tensors in optimizer states.
+    """
 
     def __init__(self, width: int, heads: int, drop_path: float, ratio: int = 4) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = FeedForward(width, ratio * width)
+        self.attn = Attention(width, heads)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +99,7 @@ class Trunk(nn.Module):
         first: float = 0.0,
     ) -> None:
         super().__init__()
-        rates = torch.linspace(first, drop_path, depth).tolist()
+        rates = torch.linspace(first, drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(block(width, heads, rate) for rate in rates)
 
     def forward(self, x: Tensor, position: Tensor, layers: tuple[int, ...] = ()) -> tuple[Tensor, dict[int, Tensor]]:

@@ -69,13 +69,15 @@ def _show_plan(recipe: str, overrides: Sequence[str]) -> None:
     from geopeft_cli.recipe.load import load_recipe
     from geopeft_cli.reports.console import console, print_parameters
     from geopeft_cli.verbs.finetune import prepare
-    from geopeft_cli.verbs.probing import model_table
+    from geopeft_cli.verbs.probing import model_table, rates_in_words
 
     resolved = load_recipe(recipe, overrides)
     print(dump_recipe(resolved), end="", flush=True)
     splits, experiment = prepare(resolved)
     notes = console(stderr=True)
     print_parameters(model_table(experiment), notes)
+    for line in rates_in_words(experiment):
+        notes.print(line)
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items() if part is not None)
     notes.print(f"clouds: {counts}; {len(splits.train.classes)} classes; nothing was trained")

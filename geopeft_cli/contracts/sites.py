@@ -11,7 +11,8 @@ from torch import Tensor, nn
 BlockRole = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
 # In a second stream of tokens, which have no centers and read those that do.
 QueryRole = Literal["query_attention_in", "query_attention_out", "query_mlp_in", "query_mlp_out"]
-WholeRole = Literal["attention", "block"]
+# ``generator_attention`` is that of a generator, which runs in training only.
+WholeRole = Literal["attention", "generator_attention", "block"]
 Role = Literal[WholeRole, BlockRole, QueryRole, "scan", "local", "position", "patch_embedding", "transition"]
 WHOLE_ROLES: tuple[WholeRole, ...] = get_args(WholeRole)
 BLOCK_ROLES: tuple[BlockRole, ...] = get_args(BlockRole)
@@ -23,14 +24,16 @@ class Site:
 
     Attributes:
         name: the official module path, for example ``blocks.blocks.0.attn.qkv``.
-        role: what the module does, the same word on every backbone; all but ``attention`` and ``block`` are
-            dense layers, ``transition`` one between two stages. Where blocks are sites, they take :class:`Branches`.
+        role: what the module does, the same word on every backbone; all but ``WHOLE_ROLES`` are dense layers,
+            ``transition`` one between two stages. Where blocks are sites, they take :class:`Branches`.
         block: index of the transformer block that holds it, -1 outside the blocks.
         level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
             sequence of tokens (patch encoder, position encoding, pooling over neighbors) or tokens without centers
             alone (queries).
         owner: the module that holds the layer.
         attribute: the name under which ``owner`` holds it.
+        predicted: as ``level``, with the centers of what the tokens predict in place of their own, where they
+            predict their successors.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Site:
     level: int | None
     owner: nn.Module
     attribute: str
+    predicted: int | None = None
 
     @property
     def module(self) -> nn.Module:

@@ -150,14 +150,14 @@ class Tokens:
             return features
         if self.places is not None:
             return features[:, self.places]
-        return torch.take_along_dim(features, self._places().unsqueeze(-1), dim=1)
+        return _rows(features, self._places().expand(features.shape[0], -1))
 
     def spatial_centers(self) -> Tensor:
         """(B, n, 3), the centers of the rows of :meth:`spatial`; (N, 3) where scenes are packed."""
         if self.offsets is not None:
             return self.centers
         slots = self.slots.expand(len(self.centers), -1)
-        return torch.take_along_dim(self.centers, self.spatial(slots.unsqueeze(-1)), dim=1)
+        return _rows(self.centers, self.spatial(slots.unsqueeze(-1)).squeeze(-1))
 
     def _places(self) -> Tensor:
         """int64 (1 or B, n)."""
@@ -166,3 +166,8 @@ class Tokens:
         if bool((counts != counts[0]).any()):
             raise ShapeError(f"clouds of one batch have from {counts.min()} to {counts.max()} tokens with a center")
         return has_center.nonzero()[:, 1].view(len(has_center), -1)
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """The rows of (B, N, C) at ``index`` (B, M): (B, M, C), without fixing the batch of a recorded graph."""
+    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

@@ -33,7 +33,7 @@ def scale_shift(points: Float32, generator: np.random.Generator) -> Float32:
 
 
 def rotate_y(points: Float32, generator: np.random.Generator) -> Float32:
-    """Turn about y by U(0, 2 pi) (ReCon, ACT and Mamba3D on ScanObjectNN)."""
+    """Turn about y by U(0, 2 pi) (ReCon, ACT, Mamba3D and PointMamba on ScanObjectNN)."""
     return _turned(points, _turn_y(generator.uniform(0, 2 * np.pi)))
 
 

@@ -24,7 +24,9 @@ class Neighbors(NamedTuple):
     squared: Tensor
 
 
-def nearest_neighbors(reference: Tensor, query: Tensor, k: int, exclude_self: bool = False) -> Neighbors:
+def nearest_neighbors(
+    reference: Tensor, query: Tensor, k: int, exclude_self: bool = False, only_earlier: bool = False
+) -> Neighbors:
     """Find for every query its ``k`` nearest reference points, ties at any place to the lower index (as KNN_CUDA).
 
     Squared distances are ((dx^2 + dy^2) + dz^2) in float32, never |q|^2 + |r|^2 - 2qr, which cancels. Memory is
@@ -35,6 +37,8 @@ def nearest_neighbors(reference: Tensor, query: Tensor, k: int, exclude_self: bo
         query: (B, M, 3), the same unit.
         k: how many neighbors, 1..N, or 1..N-1 with ``exclude_self``.
         exclude_self: ``query`` is ``reference``, and no point is its own neighbor; coincident points still are.
+        only_earlier: with ``exclude_self``, neighbors have a lower index; where there are fewer than ``k`` of these,
+            the distance of the others is infinite.
 
     Returns:
         Indices into N and squared distances in the unit squared, each (B, M, k), nearest first.
@@ -54,8 +58,8 @@ def nearest_neighbors(reference: Tensor, query: Tensor, k: int, exclude_self: bo
     reference = reference.detach().float().transpose(1, 2).contiguous()
     if compiled.tracing(query, reference):
         squared = squared_distances(query, reference)
-        return _exact(_without_self(squared, 0) if exclude_self else squared, k)
-    if compiled.usable(query, reference):
+        return _exact(_allowed(squared, 0, only_earlier) if exclude_self else squared, k)
+    if compiled.usable(query, reference) and not only_earlier:
         return Neighbors(*compiled.select(reference, query.contiguous(), k, exclude_self))
     shape = (*query.shape[:2], k)
     index = torch.empty(shape, dtype=torch.int64, device=query.device)
@@ -63,7 +67,7 @@ def nearest_neighbors(reference: Tensor, query: Tensor, k: int, exclude_self: bo
     for clouds, rows in _chunks(query, reference):
         squared = squared_distances(query[clouds, rows], reference[clouds])
         if exclude_self:
-            squared = _without_self(squared, rows.start)
+            squared = _allowed(squared, rows.start, only_earlier)
         index[clouds, rows], nearest[clouds, rows] = _fast(squared, k)
     return Neighbors(index, nearest)
 
@@ -89,10 +93,11 @@ def squared_distances(query: Tensor, reference: Tensor) -> Tensor:
     return along(0).add_(along(1)).add_(along(2))
 
 
-def _without_self(squared: Tensor, first: int) -> Tensor:
-    """``squared`` (B, M, N) with infinity where query ``first + i`` meets reference ``first + i``."""
+def _allowed(squared: Tensor, first: int, only_earlier: bool) -> Tensor:
+    """``squared`` (B, M, N) with infinity where query ``first + i`` meets reference ``first + i``, or a later one."""
     row = torch.arange(squared.shape[1], device=squared.device).unsqueeze(-1) + first
-    return squared.masked_fill(row == torch.arange(squared.shape[2], device=squared.device), torch.inf)
+    column = torch.arange(squared.shape[2], device=squared.device)
+    return squared.masked_fill(row <= column if only_earlier else row == column, torch.inf)
 
 
 def _fast(squared: Tensor, k: int) -> Neighbors:

@@ -12,6 +12,7 @@ from geopeft_cli.errors import ShapeError
 from geopeft_cli.geometry.checks import require_points, require_slots
 from geopeft_cli.geometry.compiled import tracing
 from geopeft_cli.geometry.grid import grid_neighbors
+from geopeft_cli.geometry.grouping import take
 from geopeft_cli.geometry.interpolation import interpolate
 from geopeft_cli.geometry.neighbors import nearest_neighbors
 
@@ -48,7 +49,9 @@ def smoothing_matrix(centers: Tensor, neighbors: int, eps: Eps) -> Tensor:
     return _dense(*smoothing_weights(centers, neighbors, eps))
 
 
-def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: Eps, lam: float, power: int) -> Tensor:
+def rectifier(
+    centers: Tensor, slots: Tensor, neighbors: int, eps: Eps, lam: float, power: int, causal: bool = False
+) -> Tensor:
     """K^power for K = I + lam S over a sequence that holds the centers in any order, and other tokens as well.
 
     The binomial expansion I + p lam S + p(p-1)/2 lam^2 S^2 + ... over the centers, put in their places. Tokens
@@ -63,6 +66,7 @@ def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: Eps, lam: flo
         eps: see :func:`smoothing_matrix`.
         lam: strength of the smoothing; 0 gives the identity.
         power: how often K is applied, 0 or more.
+        causal: see :func:`smoothing_weights`.
 
     Returns:
         Dense float32 (B, T, T), to be applied from the left to tokens (B, T, C).
@@ -75,7 +79,7 @@ def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: Eps, lam: flo
     identity = torch.eye(slots.shape[-1], device=centers.device).expand(centers.shape[0], -1, -1)
     if lam == 0 or power == 0 or centers.shape[1] < 2:
         return identity
-    index, weight = smoothing_weights(centers, neighbors, eps)
+    index, weight = smoothing_weights(centers, neighbors, eps, causal)
     smoothed = _dense(index, weight)
     update = power * lam * smoothed
     for order in range(2, power + 1):
@@ -85,11 +89,12 @@ def rectifier(centers: Tensor, slots: Tensor, neighbors: int, eps: Eps, lam: flo
     if slots.ndim == 1:
         update = update[:, place][:, :, place]
     else:
-        update = update.take_along_dim(place.unsqueeze(2), 1).take_along_dim(place.unsqueeze(1), 2)
+        rows = take(update, place)
+        update = rows.gather(2, place.unsqueeze(1).expand(-1, rows.shape[1], -1))
     return identity + update * _coupled(slots)
 
 
-def laplacian(centers: Tensor, slots: Tensor, neighbors: int, eps: Eps) -> Tensor:
+def laplacian(centers: Tensor, slots: Tensor, neighbors: int, eps: Eps, causal: bool = False) -> Tensor:
     """S - I over a sequence as in :func:`rectifier`: a token's average over its nearest others, less the token itself.
 
     Args:
@@ -98,21 +103,26 @@ def laplacian(centers: Tensor, slots: Tensor, neighbors: int, eps: Eps) -> Tenso
             (B, T), for every cloud its own.
         neighbors: see :func:`smoothing_matrix`.
         eps: see :func:`smoothing_matrix`.
+        causal: see :func:`smoothing_weights`.
 
     Returns:
         Dense float32 (B, T, T), to be applied from the left to tokens (B, T, C). Rows sum to 0; those of tokens
-        without a center, and of a center that is alone, are zero.
+        without a center, and of a center without neighbors, are zero.
 
     Raises:
         ShapeError: ``centers`` is not (B, G, 3), ``slots`` is not (T,) or (B, T), or ``neighbors`` is less than 1.
     """
-    smoothing = rectifier(centers, slots, neighbors, eps, lam=1.0, power=1)
+    smoothing = rectifier(centers, slots, neighbors, eps, lam=1.0, power=1, causal=causal)
     smoothing = smoothing - torch.eye(smoothing.shape[1], device=centers.device)
     return smoothing - torch.diag_embed(smoothing.sum(-1))
 
 
-def smoothing_weights(centers: Tensor, neighbors: int, eps: Eps) -> tuple[Tensor, Tensor]:
-    """The nonzeros of S, see :func:`smoothing_matrix`: column, int64, and value, float32, each (B, G, k)."""
+def smoothing_weights(centers: Tensor, neighbors: int, eps: Eps, causal: bool = False) -> tuple[Tensor, Tensor]:
+    """The nonzeros of S, see :func:`smoothing_matrix`: column, int64, and value, float32, each (B, G, k).
+
+    With ``causal`` only centers of a lower index are neighbors. Where there are fewer than k of these, the weights of
+    the others are zero, so that the first row of S is zero.
+    """
     require_points(centers, "centers")
     if neighbors < 1:
         raise ShapeError(f"smoothing over {neighbors} neighbors, at least 1 expected")
@@ -120,11 +130,18 @@ def smoothing_weights(centers: Tensor, neighbors: int, eps: Eps) -> tuple[Tensor
     if size < 2:
         empty = torch.zeros(batch, size, 0, device=centers.device)
         return empty.long(), empty
+    count = min(neighbors, size - 1)
     find = nearest_neighbors if size <= ALL_PAIRS or tracing(centers) else grid_neighbors
-    index, squared = find(centers, centers, min(neighbors, size - 1), exclude_self=True)
-    distance = squared.sqrt()
-    weight = 1 / (distance + _length(eps, distance))
-    return index, weight / weight.sum(-1, keepdim=True)
+    if not causal:
+        index, squared = find(centers, centers, count, exclude_self=True)
+        distance = squared.sqrt()
+        weight = 1 / (distance + _length(eps, distance))
+        return index, weight / weight.sum(-1, keepdim=True)
+    index, squared = nearest_neighbors(centers, centers, count, exclude_self=True, only_earlier=True)
+    relative = isinstance(eps, RelativeEps)
+    nearest = find(centers, centers, 1, exclude_self=True).squared.sqrt() if relative else squared
+    weight = 1 / (squared.sqrt() + _length(eps, nearest))
+    return index, weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def _length(eps: Eps, distance: Tensor) -> float | Tensor:

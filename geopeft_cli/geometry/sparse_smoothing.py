@@ -50,12 +50,22 @@ class SparseRectifier:
         eps: see there.
         lam: strength of the smoothing.
         power: how often K is applied, 0 or more.
+        causal: see :func:`geopeft_cli.geometry.smoothing.smoothing_weights`.
 
     Raises:
         ShapeError: as ``rectifier`` does.
     """
 
-    def __init__(self, centers: Tensor, slots: Tensor, neighbors: int, eps: Eps, lam: float, power: int) -> None:
+    def __init__(
+        self,
+        centers: Tensor,
+        slots: Tensor,
+        neighbors: int,
+        eps: Eps,
+        lam: float,
+        power: int,
+        causal: bool = False,
+    ) -> None:
         require_points(centers, "centers")
         require_slots(slots, centers)
         self.lam, self.power = lam, power
@@ -70,7 +80,7 @@ class SparseRectifier:
         self.sources = torch.full((batch * copies * size,), slots.numel(), device=slots.device)
         self.sources[self.rows] = self.places
 
-        index, weight = smoothing_weights(centers, neighbors, eps)
+        index, weight = smoothing_weights(centers, neighbors, eps, causal)
         first = torch.arange(batch * copies, device=slots.device).view(batch, copies, 1, 1) * size
         columns = (index.unsqueeze(1) + first).flatten()
         starts = torch.arange(batch * copies * size + 1, device=slots.device) * index.shape[-1]

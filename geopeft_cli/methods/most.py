@@ -17,20 +17,22 @@ from geopeft_cli.methods.blocks import DENSE
 from geopeft_cli.methods.dense import dense_layer, sizes
 from geopeft_cli.methods.monarch import MonarchFactors
 from geopeft_cli.methods.monarch_update import MonarchUpdate
-from geopeft_cli.methods.most_released import AdaBiasMode, Init, wrap_attentions
+from geopeft_cli.methods.most_released import AdaBias, AdaBiasMode, GeneratorGraph, Init, PointMonarch, wrap_attentions
 from geopeft_cli.methods.rectify import Rectify
 
 
 class MoST(Method):
     """Step-0 identity. Merges exactly into the weights for lam = 0, else with the geometric remainder kept.
 
-    Neither holds for ``variant="released"``; it reads ``blocks``, ``neighbors``, ``eps``, ``adabias`` and ``init``.
+    Neither holds for ``variant="released"``; it reads ``blocks``, ``neighbors``, ``eps``, ``graph``, ``adabias``,
+    ``init`` and ``generator_graph``.
 
     Args:
         blocks: b of the Monarch factors.
         neighbors: k of S, the token itself not counted.
         eps: added to the distance before inverting it: a length in the unit of the prepared clouds, or
             ``{"relative": factor}`` of the cloud's mean distance from a token to its nearest other.
+        graph: ``full``, or ``causal``, where only tokens that stand earlier are neighbors.
         lam: weight of S in K = I + lam S.
         sides: p, how often K is applied: 2 is the paper's, 0 is plain Monarch.
         bias: whether the update has a bias, added behind K.
@@ -42,6 +44,8 @@ class MoST(Method):
         variant: ``linear``, the above, or ``released``, see :mod:`geopeft_cli.methods.most_released`.
         adabias: correction of the released form: ``batch``, ``token`` or ``off``.
         init: start of its Monarch factors: ``kaiming_zero``, or ``zero_zero``, from which they never train.
+        generator_graph: whose centers the tokens of a generator have in it: ``aligned``, their own, or ``released``,
+            those of what they predict.
     """
 
     name: ClassVar[str] = "most"
@@ -61,12 +65,15 @@ class MoST(Method):
         variant: Literal["linear", "released"] = "linear",
         adabias: AdaBiasMode = "token",
         init: Init = "kaiming_zero",
+        generator_graph: GeneratorGraph = "aligned",
+        graph: Literal["full", "causal"] = "full",
     ) -> None:
         self.blocks, self.bias, self.dropout, self.targets = blocks, bias, dropout, tuple(targets)
         self.factor, self.lam, self.lam_schedule = dict(factor), lam, lam_schedule
         self.eps = dict(eps) if isinstance(eps, Mapping) else eps
-        self.rectify = Rectify(neighbors, eps, lam, sides)
-        self.variant, self.adabias, self.init = variant, adabias, init
+        self.graph = graph
+        self.rectify = Rectify(neighbors, eps, lam, sides, causal=graph == "causal")
+        self.variant, self.adabias, self.init, self.generator_graph = variant, adabias, init, generator_graph
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -77,12 +84,14 @@ class MoST(Method):
             "factor": self.factor,
             "neighbors": self.rectify.neighbors,
             "eps": self.eps,
+            "graph": self.graph,
             "lam": self.lam,
             "sides": self.rectify.sides,
             "lam_schedule": self.lam_schedule,
             "variant": self.variant,
             "adabias": self.adabias,
             "init": self.init,
+            "generator_graph": self.generator_graph,
         }
 
     @property
@@ -91,13 +100,22 @@ class MoST(Method):
 
     def attach(self, backbone: Backbone) -> None:
         if self.variant == "released":
-            neighbors, eps = self.rectify.neighbors, self.rectify.eps
-            wrap_attentions(backbone, self.blocks, neighbors, eps, self.adabias, self.init)
+            self._attach_released(backbone)
             return
         for site in select_sites(backbone, self.targets):
             rectify, layer = self._rectify_at(site), dense_layer(site)
             factors = MonarchFactors(*sizes(layer), self.blocks, self.bias, self.factor)
             site.replace(MonarchUpdate(layer, factors, rectify, site.level or 0, site.name, self.dropout))
+
+    def _attach_released(self, backbone: Backbone) -> None:
+        correction, rectify = AdaBias(self.adabias), self.rectify
+
+        def branch(width: int) -> PointMonarch:
+            return PointMonarch(
+                width, self.blocks, rectify.neighbors, rectify.eps, correction, self.init, rectify.causal
+            )
+
+        wrap_attentions(backbone, branch, self.generator_graph)
 
     def _rectify_at(self, site: Site) -> Rectify:
         """K^p of a layer, which is K^0 on tokens that never have a center."""

@@ -13,21 +13,22 @@ means of a in c; other tokens pass unchanged. KR is not linear, so that nothing 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from geopeft_cli.contracts import Backbone, Level, SceneBackbone, Site, Wrapper, current_level
+from geopeft_cli.contracts import WHOLE_ROLES, Backbone, Level, SceneBackbone, Site, Wrapper, current_level
 from geopeft_cli.errors import UsageError
 from geopeft_cli.geometry.smoothing import Eps, laplacian
 from geopeft_cli.methods.dense import dense_layer, sizes
 from geopeft_cli.methods.monarch import MonarchFactors
-from geopeft_cli.methods.rectify import require_tokens
+from geopeft_cli.methods.rectify import require_order, require_tokens
 
 RMS_EPS = 1e-6
 AdaBiasMode = Literal["batch", "token", "off"]
 Init = Literal["kaiming_zero", "zero_zero"]
+GeneratorGraph = Literal["aligned", "released"]
 
 logger = logging.getLogger("geopeft")
 
@@ -89,13 +90,21 @@ class PointMonarch(nn.Module):
         eps: added to a distance before inverting it, in the unit of the centers.
         adabias: the correction, shared by the layers of a model.
         init: ``zero_zero`` zeroes both Monarch factors, as the released code does; they then never train.
+        causal: whether only tokens that stand earlier are neighbors.
     """
 
     def __init__(
-        self, width: int, blocks: int, neighbors: int, eps: Eps, adabias: AdaBias, init: Init = "kaiming_zero"
+        self,
+        width: int,
+        blocks: int,
+        neighbors: int,
+        eps: Eps,
+        adabias: AdaBias,
+        init: Init = "kaiming_zero",
+        causal: bool = False,
     ) -> None:
         super().__init__()
-        self.neighbors, self.eps, self.adabias = neighbors, eps, adabias
+        self.neighbors, self.eps, self.adabias, self.causal = neighbors, eps, adabias, causal
         self.spatial_smooth_in = KRectify(width)
         self.monarch_linear = MonarchFactors(width, width, blocks, bias=True)
         self.spatial_smooth_out = KRectify(width)
@@ -106,12 +115,17 @@ class PointMonarch(nn.Module):
 
     def forward(self, x: Tensor, a: Tensor, level: Level) -> Tensor:
         """Input and output of an attention, each (B, T, C), and the level of their tokens -> (B, T, C)."""
-        key = (self.neighbors, self.eps)
-        smoothing = level.memo(("laplacian", key), lambda: laplacian(level.centers, level.slots, *key))
+        key = (self.neighbors, self.eps, self.causal)
+        smoothing = level.memo(("laplacian", key), lambda: self._smoothing(level))
         correction = self.adabias(a, level.slots)
         hidden = self.monarch_linear(self.spatial_smooth_in(x, smoothing, correction)) + self.monarch_linear.bias
         y: Tensor = a + self.spatial_smooth_out(hidden, smoothing, correction)
         return y
+
+    def _smoothing(self, level: Level) -> Tensor:
+        if self.causal:
+            require_order(level)
+        return laplacian(level.centers, level.slots, self.neighbors, self.eps, self.causal)
 
 
 class PointMonarchAttention(Wrapper):
@@ -138,31 +152,38 @@ class PointMonarchAttention(Wrapper):
         return self
 
 
-def wrap_attentions(
-    backbone: Backbone, blocks: int, neighbors: int, eps: Eps, adabias: AdaBiasMode, init: Init
-) -> None:
+def wrap_attentions(backbone: Backbone, branch: Callable[[int], PointMonarch], generator_graph: GeneratorGraph) -> None:
     """Put a Point Monarch branch on every attention of a backbone whose tokens have centers.
 
+    Args:
+        branch: makes one for a number of channels.
+        generator_graph: the centers that tokens of a generator have: ``aligned``, their own, or ``released``, those
+            of what they predict, one place on.
+
     Raises:
-        UsageError: the backbone has none or reads packed scenes, or there are more blocks than channels.
+        UsageError: the backbone has no such attention or reads packed scenes, or no generator for ``released``, or a
+            size does not fit.
     """
     if isinstance(backbone, SceneBackbone):
         raise UsageError(
             f"method.variant: {backbone.name} reads scenes of different sizes, released is defined for equal clouds",
             "Use method.variant=linear.",
         )
-    correction = AdaBias(adabias)
     every = backbone.sites()
-    sites = [site for site in every if site.role == "attention" and site.level is not None]
+    sites = [site for site in every if site.role in WHOLE_ROLES and site.level is not None]
     if not sites:
         raise UsageError(
             f"method.variant: {backbone.name} has no attention over tokens with centers, which released needs",
             "Use method.variant=linear.",
         )
+    shifted = generator_graph == "released"
+    if shifted and all(site.predicted is None for site in sites):
+        raise UsageError(f"method.generator_graph: {backbone.name} has no generator here", "Leave the key out.")
     for site in sites:
-        assert site.level is not None
-        branch = PointMonarch(_width_of(site, every) or backbone.width, blocks, neighbors, eps, correction, init)
-        site.replace(PointMonarchAttention(site.module, branch, site.level, site.name))
+        level = site.predicted if shifted and site.predicted is not None else site.level
+        assert level is not None
+        point_monarch = branch(_width_of(site, every) or backbone.width)
+        site.replace(PointMonarchAttention(site.module, point_monarch, level, site.name))
 
 
 def _width_of(attention: Site, sites: Sequence[Site]) -> int | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.contracts import Level, PackedLevel
-from geopeft_cli.errors import GeometryError
+from geopeft_cli.errors import GeometryError, UsageError
 from geopeft_cli.geometry.compiled import tracing
 from geopeft_cli.geometry.smoothing import Eps, RelativeEps, rectifier
 from geopeft_cli.geometry.sparse_smoothing import SparseRectifier
@@ -30,10 +30,13 @@ class Rectify:
             distance to the nearest other center.
         lam: weight of S in K = I + lam S.
         sides: p.
+        causal: whether only tokens that stand earlier are neighbors.
     """
 
-    def __init__(self, neighbors: int, eps: float | Mapping[str, float], lam: float, sides: int) -> None:
-        self.neighbors, self.lam, self.sides = neighbors, lam, sides
+    def __init__(
+        self, neighbors: int, eps: float | Mapping[str, float], lam: float, sides: int, causal: bool = False
+    ) -> None:
+        self.neighbors, self.lam, self.sides, self.causal = neighbors, lam, sides, causal
         self.eps: Eps = RelativeEps(**eps) if isinstance(eps, Mapping) else eps
 
     @property
@@ -47,7 +50,7 @@ class Rectify:
 
     def __call__(self, x: Tensor, level: Level, reader: str) -> Tensor:
         require_tokens(x, level, reader)
-        key = (self.neighbors, self.eps, self.lam, self.sides)
+        key = self._settings
         operator = level.memo(key, lambda: self._operator(level))
         if x.is_inference():  # has no version that would tell of changes in place
             return operator(x)
@@ -59,7 +62,13 @@ class Rectify:
             last[entry] = (x, operator(x))
         return last[entry][1]
 
+    @property
+    def _settings(self) -> tuple[int, Eps, float, int, bool]:
+        return (self.neighbors, self.eps, self.lam, self.sides, self.causal)
+
     def _operator(self, level: Level) -> Operator:
+        if self.causal:
+            require_order(level)
         if not isinstance(level, PackedLevel):
             return self._of_clouds(level.centers, level.slots)
         sizes = level.sizes
@@ -73,7 +82,7 @@ class Rectify:
         return each
 
     def _of_clouds(self, centers: Tensor, slots: Tensor) -> Operator:
-        settings = (self.neighbors, self.eps, self.lam, self.sides)
+        settings = self._settings
         if slots.shape[-1] > DENSE_TOKENS and not tracing(centers):
             return SparseRectifier(centers, slots, *settings)
         matrix = rectifier(centers, slots, *settings)
@@ -88,3 +97,20 @@ def require_tokens(x: Tensor, level: Level, reader: str) -> None:
     """
     if not level.describes(x):
         raise GeometryError(f"{reader} got tokens of shape {tuple(x.shape)}, the geometry describes {level.described}")
+
+
+def require_order(level: Level) -> None:
+    """Stop a causal graph where "earlier" is not the order of the centers.
+
+    Raises:
+        UsageError: the tokens of a level have no order, or another one.
+    """
+    slots = level.slots
+    packed = isinstance(level, PackedLevel)
+    if packed or (not tracing(slots) and bool(_steps_back(slots).any())):
+        raise UsageError("method.graph: causal needs tokens in the order of their centers", "Use method.graph=full.")
+
+
+def _steps_back(slots: Tensor) -> Tensor:
+    """Where (..., T) a center does not come behind all before it, (..., T - 1)."""
+    return (slots[..., 1:] >= 0) & (slots[..., 1:] <= slots.cummax(dim=-1).values[..., :-1])

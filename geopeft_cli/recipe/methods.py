@@ -118,7 +118,7 @@ class LamSchedule(Section):
 
 
 LINEAR_ONLY = ("bias", "dropout", "targets", "factor", "lam", "sides", "lam_schedule")
-RELEASED_ONLY = ("adabias", "init")
+RELEASED_ONLY = ("adabias", "init", "generator_graph")
 
 
 class RelativeEps(Section):
@@ -137,8 +137,9 @@ class MoSTSettings(MonarchSettings):
     """A Monarch update framed by K-Rectify (MoST, CVPR 2025).
 
     ``neighbors``, ``eps`` and ``lam`` define K = I + lam S; ``sides`` is how often K is applied: 0, 1 or 2. Where
-    ``lam_schedule`` takes ``lam`` to 0, the update folds exactly into the weights. ``variant: released`` is the form
-    of the released code instead, which has ``adabias`` and ``init`` and does without ``LINEAR_ONLY``.
+    ``lam_schedule`` takes ``lam`` to 0, the update folds exactly into the weights. ``graph: causal`` leaves of the
+    neighbors those that stand earlier. ``variant: released`` is the form of the released code instead, which has
+    ``RELEASED_ONLY`` and does without ``LINEAR_ONLY``.
     """
 
     name: Literal["most"]  # type: ignore[assignment]
@@ -148,11 +149,13 @@ class MoSTSettings(MonarchSettings):
     lam: NonNegativeNumber = 0.5
     sides: Annotated[Count, Field(le=2)] = 2
     lam_schedule: LamSchedule | None = None
+    graph: Literal["full", "causal"] = "full"
     # YAML 1.1 reads off as false
     adabias: Annotated[
         Literal["batch", "token", "off"], BeforeValidator(lambda value: "off" if value is False else value)
     ] = "token"
     init: Literal["kaiming_zero", "zero_zero"] = "kaiming_zero"
+    generator_graph: Literal["aligned", "released"] = "aligned"
 
     @model_validator(mode="after")
     def _other_variants_keys_stay_at_their_defaults(self) -> MoSTSettings:

@@ -173,7 +173,14 @@ STAGED = ("point_m2ae", "i2p_mae")
 STAGES: Mapping[str, Any] = {"groups": (512, 256, 64), "group_size": (32, 16, 16), "radius": (0.32, 0.64, 1.28)}
 
 # Settings that not every network has.
-ONLY_OF = {"radius": STAGED, "pooling": STAGED, "reconstruction": ("point_gpt",), "variant": ("mamba3d",)}
+WITHOUT_ATTENTION = ("mamba3d", "point_mamba")
+ONLY_OF = {
+    "radius": STAGED,
+    "pooling": STAGED,
+    "reconstruction": ("point_gpt",),
+    "dropout": ("point_mamba",),
+    "variant": WITHOUT_ATTENTION,
+}
 
 
 class BackboneSection(Section):
@@ -182,7 +189,9 @@ class BackboneSection(Section):
     ``checkpoint`` is a path, ``https://…`` (with ``sha256``), ``hf://owner/repo/file`` or ``embedded:NAME``.
     ``width``, ``depth`` and ``heads`` are read from the checkpoint; given here, they are checked against it.
     ``reconstruction`` weighs PointGPT's generator in the training loss (3 if not given); 0 leaves it out.
-    ``variant: released`` gives Mamba3D the statistics over whole batches of its released code.
+    ``dropout`` is that of PointMamba's tokens after every block.
+    ``variant: released`` lets the clouds of a batch bear on each other as in the released code of Mamba3D (statistics)
+    and PointMamba (depth of the curves).
     ``near_origin: keep`` lets farthest point sampling choose points within 0.0316 of the origin.
 
     Networks with stages have lists in ``groups``, ``group_size`` and ``radius``, an entry a stage. ``radius`` is the
@@ -190,9 +199,9 @@ class BackboneSection(Section):
     maximum; left out, what the network's published head for ScanObjectNN does.
     """
 
-    name: Literal["point_mae", "point_bert", "act", "recon", "point_gpt", "point_m2ae", "i2p_mae", "mamba3d"] = (
-        "point_mae"
-    )
+    name: Literal[
+        "point_mae", "point_bert", "act", "recon", "point_gpt", "point_m2ae", "i2p_mae", "mamba3d", "point_mamba"
+    ] = "point_mae"
     checkpoint: Text
     sha256: Sha256 | None = None
     groups: Counts = 64
@@ -205,6 +214,7 @@ class BackboneSection(Section):
     drop_path: Fraction = 0.1
     near_origin: Literal["skip", "keep"] = "skip"
     reconstruction: NonNegativeNumber | None = None
+    dropout: Fraction = 0.0
     variant: Literal["per_sample", "released"] = "per_sample"
 
     @model_validator(mode="after")
@@ -212,8 +222,8 @@ class BackboneSection(Section):
         for key, networks in ONLY_OF.items():
             if getattr(self, key) != type(self).model_fields[key].default and self.name not in networks:
                 raise mistake(key, f"is for {' and '.join(networks)}, not for {self.name}")
-        if self.heads is not None and self.name == "mamba3d":
-            raise mistake("heads", "is for networks with attention, which mamba3d has not")
+        if self.heads is not None and self.name in WITHOUT_ATTENTION:
+            raise mistake("heads", f"is for networks with attention, which {self.name} has not")
         return self
 
     @model_validator(mode="before")
@@ -272,9 +282,21 @@ class ClassificationTask(Section):
     fusion: FusionSettings = FusionSettings()
 
 
+class GroupSettings(Section):
+    """Parameters whose names fit the shell pattern ``match``: ``lr_scale`` times the rate, and their own decay.
+
+    ``weight_decay`` is then that of all of them, whatever their shape; left out, they decay as the others do.
+    """
+
+    match: Text
+    lr_scale: PositiveNumber = 1.0
+    weight_decay: NonNegativeNumber | None = None
+
+
 class TrainingSection(Section):
     """The loop. Rates are per epoch: ``cosine_lag`` is the published schedule (epochs + 1 passes), ``cosine`` starts
-    at once and runs ``epochs`` passes.
+    at once and runs ``epochs`` passes. ``groups`` are parameters with a rate or a decay of their own; where several
+    fit a name, the first takes it.
 
     ``select`` says which weights are kept: the ``last`` epoch's, the best on the validation split, or the best on the
     test split, which is labelled so wherever its number is printed.
@@ -288,6 +310,7 @@ class TrainingSection(Section):
     warmup_epochs: Count = 10
     min_lr: NonNegativeNumber = 1e-6
     warmup_lr: NonNegativeNumber = 1e-6
+    groups: tuple[GroupSettings, ...] = ()
     clip_norm: PositiveNumber | None = 10.0
     accumulation: PositiveCount = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

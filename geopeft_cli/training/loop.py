@@ -25,7 +25,7 @@ from geopeft_cli.training.checkpoints import (
 )
 from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.training.precision import autocast, loss_scaler
-from geopeft_cli.training.schedule import epochs_run, learning_rate, parameter_groups
+from geopeft_cli.training.schedule import OwnGroup, epochs_run, learning_rate, parameter_groups
 
 
 class TrainingBatches(Protocol):
@@ -60,11 +60,13 @@ class Plan:
     select: Literal["last", "best_validation", "best_test"]
     evaluate_every: int
     checkpoint_every: int
+    groups: tuple[OwnGroup, ...] = ()
 
-    def rate(self, epoch: int) -> float:
+    def rate(self, epoch: int, scale: float = 1.0) -> float:
+        """The rate of an epoch for parameters whose highest rate is ``scale`` times that of the others."""
         return learning_rate(
             epoch,
-            base=self.lr,
+            base=self.lr * scale,
             epochs=self.epochs,
             warmup_epochs=self.warmup_epochs,
             warmup_lr=self.warmup_lr,
@@ -110,7 +112,7 @@ def train(
         TrainingError: the loss is not finite.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameter_groups(model, plan.weight_decay), lr=plan.lr)
+    optimizer = torch.optim.AdamW(parameter_groups(model, plan.weight_decay, plan.groups), lr=plan.lr)
     scaler = loss_scaler(plan.precision, device)
     total = epochs_run(plan.schedule, plan.epochs)
     progress = load_progress(folder) or Progress(0, collect(), {}, recipe_digest=recipe_digest)
@@ -126,7 +128,7 @@ def train(
     for epoch in range(progress.epoch, total):
         rate = plan.rate(epoch)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = plan.rate(epoch, group["lr_scale"])
         method.start_epoch(epoch, total)
         listener.epoch_starts(epoch, total, len(batches))
         started = time.perf_counter()

@@ -1,14 +1,18 @@
-"""Learning rates by epoch, and which parameters decay."""
+"""Learning rates by epoch, and which parameters have which rate and decay."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from geopeft_cli.contracts import official_name
+from geopeft_cli.errors import UsageError
 
 
 def epochs_run(schedule: Literal["cosine_lag", "cosine"], epochs: int) -> int:
@@ -44,10 +48,52 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim > 1 and not name.endswith(".bias") and "token" not in name
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Trainable parameters in two groups for the optimizer, without decay first; frozen ones are in none."""
-    named = [(official_name(name), p) for name, p in model.named_parameters() if p.requires_grad]
-    return [
-        {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0},
-        {"params": [p for name, p in named if decays(name, p)], "weight_decay": weight_decay},
-    ]
+@dataclass(frozen=True)
+class OwnGroup:
+    """Parameters with a rate or a decay of their own.
+
+    Attributes:
+        match: shell pattern of official names.
+        lr_scale: factor on the rate at which the schedule peaks; its start and its end are those of all.
+        weight_decay: of all its parameters, whatever their shape; ``None``: by the rule for the others.
+    """
+
+    match: str
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, own: Sequence[OwnGroup] = ()) -> list[dict[str, Any]]:
+    """Trainable parameters in groups for the optimizer; frozen ones are in none.
+
+    Those of ``own`` come first, in their order, and of several that fit a name the first takes it. The rest, as every
+    own group without a decay of its own, makes two groups, without decay first. ``lr_scale`` is for the training
+    loop, and both it and ``match`` are kept with the state of the optimizer.
+
+    Raises:
+        UsageError: an own group is left without parameters.
+    """
+    named = {official_name(name): parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups: list[dict[str, Any]] = []
+    for index, one in enumerate(own):
+        taken = {name: named.pop(name) for name in [name for name in named if fnmatchcase(name, one.match)]}
+        if not taken:
+            stems = dict.fromkeys(name.partition(".")[0] for name in named)
+            raise UsageError(
+                f"training.groups[{index}].match: {one.match!r} fits no trainable parameter that is left",
+                f"Trainable and in no group before: {', '.join(stems) or 'nothing'}.",
+            )
+        groups += _groups(taken, weight_decay, one)
+    return groups + _groups(named, weight_decay, OwnGroup("*"))
+
+
+def _groups(named: Mapping[str, nn.Parameter], weight_decay: float, own: OwnGroup) -> list[dict[str, Any]]:
+    if own.weight_decay is not None:
+        parts = [(list(named.values()), own.weight_decay)]
+    else:
+        parts = [
+            ([p for name, p in named.items() if not decays(name, p)], 0.0),
+            ([p for name, p in named.items() if decays(name, p)], weight_decay),
+        ]
+    settings = {"match": own.match, "lr_scale": own.lr_scale}
+    return [{"params": params, "weight_decay": decay, **settings} for params, decay in parts]

@@ -37,7 +37,7 @@ from geopeft_cli.training.checkpoints import load_progress, seed_everything
 from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.training.loop import Outcome, Plan, train
 from geopeft_cli.training.precision import autocast, choose_device
-from geopeft_cli.training.schedule import epochs_run
+from geopeft_cli.training.schedule import epochs_run, parameter_groups
 
 logger = logging.getLogger("geopeft")
 
@@ -72,6 +72,7 @@ def prepare(recipe: Recipe) -> tuple[Splits, Experiment]:
     if recipe.training.select == "best_validation" and splits.validation is None:
         raise UsageError("training.select: best_validation needs a validation split, and the data has none")
     experiment = build(recipe, splits.train.classes)
+    parameter_groups(experiment.model, recipe.training.weight_decay, experiment.own_groups)
     if experiment.checkpoint.head and recipe.task.head_from == "fresh":
         logger.warning("%s: its head is not used (task.head_from: fresh)", recipe.backbone.checkpoint)
     return splits, experiment
@@ -135,6 +136,7 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
         TensorBoard(folder / "tensorboard") if ranks.is_first and settings.tensorboard else None,
     )
     plan_fields = {name: getattr(settings, name) for name in Plan.__dataclass_fields__}
+    plan_fields["groups"] = experiment.own_groups
     try:
         outcome = train(
             model,

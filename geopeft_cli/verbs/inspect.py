@@ -73,7 +73,7 @@ def inspect_recipe(source: str) -> Inspection:
     """A recipe: the model is built, and two steps on random clouds find parameters that no gradient reaches."""
     from geopeft_cli.recipe.load import load_recipe
     from geopeft_cli.verbs.finetune import prepare
-    from geopeft_cli.verbs.probing import dead_parameters, fused_blocks, model_table, monarch_structure
+    from geopeft_cli.verbs.probing import dead_parameters, fused_blocks, model_table, monarch_structure, rates_in_words
 
     recipe = load_recipe(source)
     splits, experiment = prepare(recipe)
@@ -91,6 +91,7 @@ def inspect_recipe(source: str) -> Inspection:
         "classes": len(splits.train.classes),
         "fusion": fused_blocks(experiment.model),
         "augment": ", ".join(recipe.data.augment) or "none",
+        "rates": rates_in_words(experiment),
         "select": recipe.training.select,
         "published": [published.model_dump() for published in recipe.published],
     }

@@ -99,11 +99,11 @@ class _Measure:
         figures, centers = [], []
         for points in self.points:
             tokens = model.encode(points.to(self.device), model.fusion_blocks)
-            centers.append(_spatial_centers(tokens).cpu())
+            centers.append(tokens.centers.cpu())
             neighbors = neighborhoods(centers[-1], self.neighbors)
             blocks = []
             for index in model.fusion_blocks:
-                features = tokens.spatial(tokens.layers[index]).float().cpu()
+                features = _by_center(tokens, tokens.layers[index]).float().cpu()
                 if not features.isfinite().all():
                     raise GeopeftError(
                         f"{name}: features after block {index} are not finite",
@@ -114,10 +114,13 @@ class _Measure:
         return Measured(name, torch.cat(figures, dim=-1), torch.cat(centers), base_sha256, manifest)
 
 
-def _spatial_centers(tokens: Tokens) -> Tensor:
-    """(B, G, 3), the centers of the rows that ``tokens.spatial`` returns, in their order."""
-    order = tokens.spatial(tokens.slots.view(1, -1, 1)).flatten()
-    return tokens.centers[:, order]
+def _by_center(tokens: Tokens, features: Tensor) -> Tensor:
+    """(B, G, C), for every center the mean of the features (B, T, C) over its places in the sequence."""
+    spatial = tokens.spatial(features)
+    slots = tokens.spatial(tokens.slots.expand(len(features), -1).unsqueeze(-1))
+    total = spatial.new_zeros(*tokens.centers.shape[:2], spatial.shape[-1])
+    count = spatial.new_zeros(*tokens.centers.shape[:2], 1).scatter_add(1, slots, torch.ones_like(spatial[..., :1]))
+    return total.scatter_add(1, slots.expand_as(spatial), spatial) / count
 
 
 def _clouds(recipe: Recipe, count: int) -> tuple[str, list[Tensor], tuple[str, ...]]:

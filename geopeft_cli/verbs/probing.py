@@ -17,6 +17,7 @@ from geopeft_cli.methods.monarch import MonarchFactors
 from geopeft_cli.objective import training_loss
 from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
 from geopeft_cli.tasks.fusion import Fusion
+from geopeft_cli.training.schedule import parameter_groups
 
 
 def model_table(experiment: Experiment) -> ParameterTable:
@@ -45,6 +46,18 @@ def fused_blocks(model: Backbone) -> str:
     """Which blocks, counted from 0, are fused before the head, in words."""
     layers = [layer for module in model.children() if isinstance(module, Fusion) for layer in module.layers]
     return f"blocks {', '.join(map(str, layers))}" if layers else "none"
+
+
+def rates_in_words(experiment: Experiment) -> list[str]:
+    """A line for each group of parameters that has a rate or a decay of its own, and for the others; else nothing."""
+    settings, own = experiment.recipe.training, experiment.own_groups
+    groups = parameter_groups(experiment.model, settings.weight_decay, own)
+    return [
+        f"{group['match']}: {sum(p.numel() for p in group['params']):,} parameters, "
+        f"lr {settings.lr * group['lr_scale']:.4g}, weight decay {group['weight_decay']:g}"
+        for group in groups
+        if own and group["params"]
+    ]
 
 
 def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:

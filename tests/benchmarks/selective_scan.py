@@ -1,6 +1,6 @@
 """The selective scan against two forms of its definition under autograd, forward and backward, at Mamba3D size.
 
-python tests/benchmarks/selective_scan.py [ROUNDS] [CLOUDS]
+    python tests/benchmarks/selective_scan.py [--rounds 3] [--clouds 32] [--threads 2]
 
 ``textbook`` discretizes all tokens at once and takes one slice a step, as reference implementations do; every slice
 gives the backward pass a tensor of full size. ``loop`` discretizes token by token.
@@ -8,7 +8,7 @@ gives the backward pass a tensor of full size. ``loop`` discretizes token by tok
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 
 import torch
@@ -64,8 +64,13 @@ def saved_mebibytes(scan: Callable[..., Tensor], tensors: list[Tensor]) -> float
     return sum(kept.values()) / 2**20
 
 
-def main(rounds: int = 3, clouds: int = 32) -> None:
-    tensors = arguments(clouds)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("rounds", 3), ("clouds", 32), ("threads", 2)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    tensors = arguments(options.clouds)
     scans = {"ours": selective_scan, "loop": loop, "textbook": textbook}
 
     def step(scan: Callable[..., Tensor]) -> tuple[Tensor, ...]:
@@ -75,12 +80,12 @@ def main(rounds: int = 3, clouds: int = 32) -> None:
     difference = max(
         float((a - b).abs().max() / b.abs().max()) for a, b in zip(step(selective_scan), expected, strict=True)
     )
-    times = compare({name: lambda scan=scan: step(scan) for name, scan in scans.items()}, rounds)
-    print(f"{clouds} clouds of {LENGTH} tokens, width {WIDTH}, state {STATE}, {torch.get_num_threads()} threads")
+    times = compare({name: lambda scan=scan: step(scan) for name, scan in scans.items()}, options.rounds)
+    print(f"{options.clouds} clouds of {LENGTH} tokens, width {WIDTH}, state {STATE}, {options.threads} threads")
     for name, (seconds, ratio) in times.items():
         print(f"{name:10}{1000 * seconds:9.1f} ms{ratio:8.2f} x{saved_mebibytes(scans[name], tensors):9.1f} MiB kept")
     print(f"largest relative difference of a gradient {difference:.1e}")
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    main()

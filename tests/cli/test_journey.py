@@ -148,10 +148,12 @@ def test_inspect_measures_the_local_distance(most_run: Path, lora_run: Path, tmp
 def test_a_dry_run_makes_nothing(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runner = typer.testing.CliRunner(env={"TERM": "dumb"})
-    result = runner.invoke(app, ["finetune", str(tiny_recipe), "--dry-run"])
+    group = "training.groups=[{match: '*cls*', lr_scale: 10, weight_decay: 0.1}]"
+    result = runner.invoke(app, ["finetune", str(tiny_recipe), group, "--dry-run"])
     assert result.exit_code == 0
     assert "parameters train (" in result.stderr
     assert "nothing was trained" in result.stderr
+    assert re.search(r"^\*cls\*: [\d,]+ parameters, lr [\d.]+, weight decay 0.1$", result.stderr, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "resolved.yaml").write_text(result.stdout)
     again = runner.invoke(app, ["finetune", "resolved.yaml", "--dry-run"])

@@ -1,4 +1,4 @@
-"""Every backbone with every method, without and with feature fusion."""
+"""Every backbone with every method, and each backbone once with feature fusion."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from contract.subject import Subject, write_checkpoint
 from geopeft_cli.backbones import BACKBONES
 from geopeft_cli.methods import METHODS
 
-TASKS = {"plain": {}, "fusion": {"fusion": {"layers": 2, "affine": True}}}
-
 
 @pytest.fixture(scope="session", params=sorted(BACKBONES))
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
@@ -22,21 +20,16 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return request.param, write_checkpoint(request.param, folder / "pretrain.pth")
 
 
-# Forms of a method that the defaults do not reach: recipe name and settings.
-FORMS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    **{name: (name, {}) for name in METHODS},
-    "most_released": ("most", {"variant": "released"}),
+FUSION = {"fusion": {"layers": 2, "affine": True}}
+# Every method, and what its defaults do not reach: recipe name, settings, task.
+FORMS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
+    **{name: (name, {}, {}) for name in METHODS},
+    "most_fusion": ("most", {}, FUSION),
+    "most_released": ("most", {"variant": "released"}, {}),
 }
 
 
 @pytest.fixture(params=sorted(FORMS))
-def method(request: pytest.FixtureRequest) -> tuple[str, Mapping[str, Any]]:
-    return FORMS[request.param]
-
-
-@pytest.fixture(params=sorted(TASKS))
-def subject(
-    request: pytest.FixtureRequest, checkpoint: tuple[str, Path], method: tuple[str, Mapping[str, Any]]
-) -> Subject:
-    name, settings = method
-    return Subject(checkpoint[0], name, checkpoint[1], TASKS[request.param], settings)
+def subject(request: pytest.FixtureRequest, checkpoint: tuple[str, Path]) -> Subject:
+    method, settings, task = FORMS[request.param]
+    return Subject(checkpoint[0], method, checkpoint[1], task, settings)

@@ -21,7 +21,7 @@ from geopeft_cli.contracts import (
     Tokens,
     published,
 )
-from geopeft_cli.geometry.grouping import group
+from geopeft_cli.geometry.grouping import group, take
 from geopeft_cli.geometry.neighbors import nearest_neighbors
 
 WIDTH = 16
@@ -69,6 +69,9 @@ class Serialized(StandIn):
         self.cls_token = nn.Parameter(torch.randn(1, 1, WIDTH))
         self.layers = nn.ModuleList(Mixer(WIDTH) for _ in range(self.depth))
 
+    def settings(self) -> dict[str, Any]:
+        return {"groups": self.groups}
+
     def sites(self) -> list[Site]:
         return [
             Site(f"layers.{index}.{name}", role, index, 0, mixer, name)
@@ -80,8 +83,8 @@ class Serialized(StandIn):
         neighborhoods, centers = group(points, self.groups, 8)[:2]
         x = self.embed(neighborhoods).amax(dim=2) + self.position(centers)
         curves = torch.cat([centers[..., axis].argsort(dim=1) for axis in (0, 1)], dim=1)
-        x = torch.cat([x.take_along_dim(curves.unsqueeze(-1), 1), self.cls_token.expand(len(x), -1, -1)], dim=1)
-        slots = torch.cat([curves, torch.full((len(x), 1), -1)], dim=1)
+        x = torch.cat([take(x, curves), self.cls_token.expand(x.shape[0], -1, -1)], dim=1)
+        slots = torch.cat([curves, torch.full_like(curves[:, :1], -1)], dim=1)
         kept = {}
         with published(Geometry([Level(centers, slots)])):
             for index, layer in enumerate(self.layers):

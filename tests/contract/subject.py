@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +109,10 @@ PLAN = Plan(
 )
 
 
+_MOVED: dict[str, Experiment] = {}
+_TRAINED: dict[str, tuple[Experiment, Outcome]] = {}
+
+
 @dataclass
 class Subject:
     """One combination of the registries.
@@ -150,6 +155,19 @@ class Subject:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         experiment.model.eval()
         return experiment
+
+    def moved(self) -> Experiment:
+        """That of :meth:`perturbed`, built once for all tests that only read it."""
+        if repr(self) not in _MOVED:
+            _MOVED[repr(self)] = self.perturbed()
+        return _MOVED[repr(self)]
+
+    def trained(self) -> tuple[Experiment, Outcome]:
+        """A whole run, made once for all tests that only read its result."""
+        if repr(self) not in _TRAINED:
+            with tempfile.TemporaryDirectory() as folder:
+                _TRAINED[repr(self)] = self.train(Path(folder))
+        return _TRAINED[repr(self)]
 
     def train(self, folder: Path, stop_before: int | None = None) -> tuple[Experiment, Outcome]:
         experiment = self.build()

@@ -11,7 +11,7 @@ import geopeft_cli
 from contract.subject import Subject, clouds, trainable
 
 
-def test_a_training_step_stays_on_its_device(subject: Subject) -> None:
+def test_training_and_evaluation_stay_on_their_device(subject: Subject) -> None:
     model = subject.build().model.to("meta")  # a device that refuses to meet tensors of another one
     model.train()
     assert model.task is not None
@@ -19,10 +19,7 @@ def test_a_training_step_stays_on_its_device(subject: Subject) -> None:
     model.task.loss(logits, torch.zeros(6, dtype=torch.int64, device="meta")).backward()
     assert logits.device.type == "meta"
     assert {p.grad.device.type for p in trainable(model).values() if p.grad is not None} == {"meta"}
-
-
-def test_evaluation_stays_on_its_device(subject: Subject) -> None:
-    model = subject.build().model.to("meta").eval()
+    model.eval()
     with torch.no_grad():
         assert model(clouds(2).to("meta")).device.type == "meta"
 

@@ -27,7 +27,7 @@ def is_foldable(experiment: Experiment) -> bool:
 
 @pytest.fixture
 def foldable(subject: Subject) -> Subject:
-    if not is_foldable(subject.build()):
+    if not is_foldable(subject.moved()):
         pytest.skip("refused in every mode")
     return subject
 
@@ -37,7 +37,7 @@ def approximate_modes(experiment: Experiment) -> list[str]:
 
 
 def test_the_default_mode_is_exact_or_refused(subject: Subject) -> None:
-    experiment = subject.perturbed()
+    experiment = subject.moved()
     before = copied(official_state(experiment.model))
     if not is_foldable(experiment):
         for mode in ("auto", "exact", "drop-k"):
@@ -60,7 +60,7 @@ def test_the_default_mode_is_exact_or_refused(subject: Subject) -> None:
 
 
 def test_approximate_modes_leave_official_names(foldable: Subject) -> None:
-    experiment = foldable.perturbed()
+    experiment = foldable.moved()
     modes = approximate_modes(experiment)
     for mode in modes:
         result = merge(experiment.model, mode, CLOUDS)
@@ -84,5 +84,5 @@ def test_a_value_that_is_not_finite_stops_the_merge(foldable: Subject) -> None:
 
 def test_an_unknown_mode_lists_the_known(foldable: Subject) -> None:
     with pytest.raises(MergeError) as caught:
-        merge(foldable.perturbed().model, "nonsense", CLOUDS)
+        merge(foldable.moved().model, "nonsense", CLOUDS)
     assert "Exact: " in str(caught.value)

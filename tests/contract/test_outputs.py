@@ -31,7 +31,7 @@ def test_a_fresh_adapter_changes_no_bit_unless_its_definition_says_so(subject: S
 
 
 def test_a_moved_adapter_changes_the_output(subject: Subject) -> None:
-    experiment = subject.perturbed()
+    experiment = subject.moved()
     plain = frozen_classifier(subject, experiment.model, experiment.checkpoint.backbone)
     moved = set(official_state(experiment.model)) - set(official_state(plain))
     differs = not torch.equal(logits(experiment.model, POINTS), logits(plain, POINTS))
@@ -39,7 +39,7 @@ def test_a_moved_adapter_changes_the_output(subject: Subject) -> None:
 
 
 def test_a_cloud_alone_in_a_batch_and_in_another_order(subject: Subject) -> None:
-    model = subject.perturbed().model
+    model = subject.moved().model
     together = logits(model, POINTS)
     assert together.std() > 0.01
     alone = torch.cat([logits(model, POINTS[[one]]) for one in range(6)])
@@ -49,16 +49,10 @@ def test_a_cloud_alone_in_a_batch_and_in_another_order(subject: Subject) -> None
     torch.testing.assert_close(logits(model, POINTS[[2, 2, 2]]), together[[2, 2, 2]], atol=1e-5, rtol=0)
 
 
-def test_evaluation_draws_nothing(subject: Subject) -> None:
-    model = subject.perturbed().model
-    torch.manual_seed(0)
+def test_evaluation_draws_nothing_and_inference_mode_gives_the_same_bits(subject: Subject) -> None:
+    model = subject.moved().model
     before = torch.get_rng_state()
-    assert torch.equal(logits(model, POINTS), logits(model, POINTS))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_inference_mode_gives_the_same_bits(subject: Subject) -> None:
-    model = subject.perturbed().model
+    expected = logits(model, POINTS)
     with torch.inference_mode():
-        inferred = model(POINTS)
-    assert torch.equal(inferred, logits(model, POINTS))
+        assert torch.equal(model(POINTS), expected)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -14,8 +14,8 @@ from geopeft_cli.contracts import Wrapper, official_name, official_state
 from geopeft_cli.objective import training_loss
 
 
-def test_training_moves_only_what_the_adapter_holds(subject: Subject, tmp_path: Path) -> None:
-    experiment, _ = subject.train(tmp_path)
+def test_training_moves_only_what_the_adapter_holds(subject: Subject) -> None:
+    experiment, _ = subject.trained()
     from_file = experiment.checkpoint.backbone
     frozen = base_state(experiment)
     assert same_bits(frozen, {name: from_file[name] for name in frozen})
@@ -47,7 +47,7 @@ def test_what_trains_gets_a_gradient_within_two_steps_and_nothing_else_does(subj
 
 
 def test_modules_of_the_method_all_train(subject: Subject) -> None:
-    experiment = subject.build()
+    experiment = subject.moved()
     added = [name for name in official_state(experiment.model) if name not in experiment.checkpoint.backbone]
     parameters = {official_name(name): p for name, p in experiment.model.named_parameters()}
     tokens = set(experiment.model.token_names)
@@ -55,10 +55,12 @@ def test_modules_of_the_method_all_train(subject: Subject) -> None:
 
 
 @pytest.mark.parametrize("tokens", ["train", "freeze"])
-def test_tokens_follow_the_recipe(subject: Subject, tokens: str) -> None:
+def test_tokens_follow_the_recipe_and_fresh_ones_belong_to_the_adapter(subject: Subject, tokens: str) -> None:
     subject.settings = {**subject.settings, "tokens": tokens}
-    model = subject.build().model
+    experiment = subject.build()
+    model = experiment.model
     assert {model.get_parameter(name).requires_grad for name in model.token_names} <= {tokens == "train"}
+    assert set(experiment.fresh) == set(model.layout.fresh) <= set(adapter_state(model, experiment.fresh))
 
 
 def test_statistics_of_frozen_batchnorm_stay(subject: Subject) -> None:
@@ -84,19 +86,17 @@ def test_statistics_of_frozen_batchnorm_stay(subject: Subject) -> None:
 
 
 def test_same_seed_same_bits_through_kill_and_resume(subject: Subject, tmp_path: Path) -> None:
-    _, whole = subject.train(tmp_path / "whole")
-    _, again = subject.train(tmp_path / "again")
-    assert same_bits(whole.tensors, again.tensors)
+    _, whole = subject.trained()
     with pytest.raises(KeyboardInterrupt):
-        subject.train(tmp_path / "killed", stop_before=1)
+        subject.train(tmp_path, stop_before=1)
     torch.rand(7)  # whatever else drew from the generator meanwhile
-    experiment, resumed = subject.train(tmp_path / "killed")
+    experiment, resumed = subject.train(tmp_path)
     assert same_bits(whole.tensors, resumed.tensors)
     assert same_bits(base_state(experiment), {n: experiment.checkpoint.backbone[n] for n in base_state(experiment)})
 
 
 def test_wrappers_keep_the_official_names(subject: Subject) -> None:
-    experiment = subject.build()
+    experiment = subject.moved()
     assert set(experiment.checkpoint.backbone) <= set(official_state(experiment.model))
     for name, module in experiment.model.named_modules():
         if isinstance(module, Wrapper):

@@ -81,6 +81,10 @@ def test_a_recipe_that_does_not_exist(refused: Refused) -> None:
         (["training.batch_size=1"], "training.batch_size: 1 is one cloud"),
         (["data.validation_per_class=0", "training.select=best_validation"], "no validation split"),
         (["training.threads=0"], "training.threads must be"),
+        (["training.groups=[{match: '*clss*'}]"], "training.groups[0].match: '*clss*' fits no trainable parameter"),
+        (["training.groups=[{match: encoder.*}]"], "Trainable and in no group before: cls_token, cls_pos, blocks, cls"),
+        (["training.groups=[{match: x, lr_scael: 2}]"], "Did you mean 'training.groups[0].lr_scale'?"),
+        (["training.groups=[{lr_scale: 2}]"], "missing key 'training.groups[0].match'"),
     ],
 )
 def test_what_does_not_fit_is_found_before_training(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -14,6 +14,8 @@ import numpy as np
 from safetensors import safe_open
 
 from parity.fill import Array, cloud, fill
+
+EMPTY: Mapping[str, Array] = {}
 
 
 class NotAGoldenSetError(Exception):
@@ -119,14 +121,17 @@ class GoldenSet:
             x = x / np.linalg.norm(x, axis=0, keepdims=True)
         return x
 
-    def routes(self, override: str | None = None) -> Iterator[Route]:
-        """The fillings of the set, with the changes of an override if one is named."""
+    def routes(self, override: str | None = None, plain: Mapping[str, Array] = EMPTY) -> Iterator[Route]:
+        """The fillings of the set, with the changes of an override if one is named.
+
+        ``plain`` is the filling without changes, where it is at hand: it takes seconds for large models.
+        """
         for route in self.meta["weights"]["routes"]:
             config = self.meta[route.get("config", "config")]
-            weights = self._weights(route, override)
+            weights = self._weights(route, override, plain)
             yield Route(route.get("name", route["model"]), tuple(route["files"]), config, weights)
 
-    def _weights(self, route: dict[str, Any], override: str | None) -> dict[str, Array]:
+    def _weights(self, route: dict[str, Any], override: str | None, plain: Mapping[str, Array]) -> dict[str, Array]:
         shapes: dict[str, list[int]] = {}
         for location in route["shapes"]:
             shapes |= self.json(location)
@@ -134,10 +139,12 @@ class GoldenSet:
         names = {} if route["fill_name"] == "same" else self.json(route["fill_name"])
         changes = self.meta["weights"]["overrides"][override] if override else []
         prefix = route.get("strip_prefix", "")
-        return {
-            key.removeprefix(prefix): _changed(key, fill(names.get(key, key), shape), changes)
-            for key, shape in shapes.items()
-        }
+        weights = {}
+        for key, shape in shapes.items():
+            name = key.removeprefix(prefix)
+            x = plain[name] if name in plain else fill(names.get(key, key), shape)
+            weights[name] = _changed(key, x, changes)
+        return weights
 
     def recorded(self) -> list[Recorded]:
         """Every output of the set: tensors, and files that have a rule of their own.

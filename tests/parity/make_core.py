@@ -62,6 +62,18 @@ CORES = {
     "most_paper": Core(
         ("*.y.mean", "1536x384_b8_k4.y", "100x60_b8_k4.*"), ("384x384_b8_k4", "1536x384_b8_k4", "100x60_b8_k4")
     ),
+    "most_pointgpt": Core(
+        (
+            "logits",
+            "logits_sample0_alone",
+            "knn_*",
+            "layer00.*",
+            "extractor.layer23.mean",
+            "generator.layer03.mean",
+            "fused",
+            "chamfer*",
+        )
+    ),
     "ops_fps_knn": Core(
         cases=(
             "all_300_300",
@@ -71,6 +83,9 @@ CORES = {
             "start_at_origin_128_32",
         )
     ),
+    "optim_pointmae_fewshot": Core(),
+    "optim_pointmae_scan": Core(),
+    "optim_recon_scan": Core(),
     "peft_interop": Core(),
     "pointcept_ops": Core(),
     "pointbert_modelnet": Core((*CLASSIFIER, "knn_idx*")),
@@ -82,6 +97,7 @@ CORES = {
     "point_m2ae_scanobjectnn": Core((*STAGES, "mask_count*", "block_mean_2")),
     "pointmae_modelnet": Core((*CLASSIFIER, "knn_idx.*")),
     "pointmae_scan": Core(CLASSIFIER),
+    "pointmamba_scanobjectnn": Core(("logits", "fps_idx", "order_hilbert*", "block_mean", "out_first4", "out_mean")),
     "sonata_small_cfg": Core(SCENE),
     "recon_modelnet": Core((*CLASSIFIER, "knn_idx*")),
     "recon_scan": Core(CLASSIFIER),

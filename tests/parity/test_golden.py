@@ -12,12 +12,10 @@ from parity.golden_set import GoldenSet
 from parity.make_core import CORES, TARGET, write_core
 from parity.subjects import RUNNERS
 
-WHOLE_NETWORKS = ("classifiers", "mamba3d", "point_gpt", "point_m2ae", "scenes", "gem")
-WITHOUT_CORE = {
-    "gem_sonata_base",
-    "ptv3_base",
-    "sonata_base",
-}  # of 46 to 110 million parameters, checked by hand
+WHOLE_NETWORKS = (
+    "classifiers", "gem", "mamba3d", "most_point_gpt", "point_gpt", "point_m2ae", "point_mamba", "scenes"
+)  # fmt: skip
+WITHOUT_CORE = {"gem_sonata_base", "ptv3_base", "sonata_base"}  # of 46 to 110 million parameters, checked by hand
 
 
 def _subject(name: str) -> str:

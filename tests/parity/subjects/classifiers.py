@@ -17,13 +17,12 @@ from geopeft_cli.backbones.patch_transformer import PatchTransformer
 from geopeft_cli.backbones.point_bert import PointBERT
 from geopeft_cli.backbones.point_mae import PointMAE
 from geopeft_cli.backbones.recon import ReCon
-from geopeft_cli.contracts import official_state
 from geopeft_cli.geometry.grouping import group
 from geopeft_cli.tasks.classification import Classification
 from parity.fill import fill
 from parity.golden_set import GoldenSet, Route
 from parity.subjects import Output
-from parity.tensors import as_tensors
+from parity.tensors import as_tensors, complete
 
 # Arguments of the constructors, and the words of the configurations for them.
 SIZES = {
@@ -81,15 +80,7 @@ def _loaded(kind: type[PatchTransformer], golden: GoldenSet, route: Route) -> Pa
         assert sizes == {name: model.settings()[name] for name in sizes}, f"inferred {sizes}"
         fresh = load_backbone(model, checkpoint)
     _task(route).attach(model)
-    rest = {name: tensor for name, tensor in official_state(model).items() if name.startswith(model.layout.head)}
-    rest |= {name: model.get_parameter(name) for name in fresh}
-    with torch.no_grad():
-        for name, tensor in rest.items():
-            tensor.copy_(torch.from_numpy(fill(name, tensor.shape)))
-    state = official_state(model)
-    assert state.keys() == route.weights.keys(), f"not in both: {sorted(state.keys() ^ route.weights.keys())}"
-    for name, array in route.weights.items():
-        assert torch.equal(state[name], torch.from_numpy(array)), f"the loader puts something else in {name}"
+    complete(model, fresh, route)
     return model.eval()
 
 

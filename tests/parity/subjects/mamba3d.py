@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from geopeft_cli.backbones.mamba3d import Mamba3D
-from geopeft_cli.contracts import official_state
 from geopeft_cli.geometry.grouping import group
 from geopeft_cli.geometry.neighbors import nearest_neighbors
 from geopeft_cli.tasks.classification import Classification
 from parity.fill import fill
 from parity.golden_set import GoldenSet, Route
 from parity.subjects import Output
+from parity.tensors import complete
 
 FILE = "io.safetensors"
 
@@ -62,12 +62,7 @@ def _loaded(golden: GoldenSet, route: Route, variant: Literal["per_sample", "rel
         )
         fresh = load_backbone(model, checkpoint)
     Classification([str(label) for label in range(config["cls_dim"])]).attach(model)
-    state = official_state(model)
-    assert state.keys() == route.weights.keys(), f"not in both: {sorted(state.keys() ^ route.weights.keys())}"
-    for name, array in route.weights.items():
-        if name in fresh or name.startswith(model.layout.head):
-            state[name].copy_(torch.from_numpy(array))
-        assert torch.equal(state[name], torch.from_numpy(array)), f"the loader puts something else in {name}"
+    complete(model, fresh, route)
     return model.eval()
 
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from geopeft_cli.backbones.point_m2ae import I2PMAE, PointM2AE, Pooling, near
-from geopeft_cli.contracts import Geometry, Level, official_state, published
+from geopeft_cli.contracts import Geometry, Level, published
 from geopeft_cli.tasks.classification import Classification
 from parity.fill import fill
 from parity.golden_set import GoldenSet, Route
 from parity.subjects import Output
-from parity.tensors import as_tensors
+from parity.tensors import as_tensors, complete
 
 FIRST = 4  # tokens that are recorded one by one
 
@@ -86,15 +86,7 @@ def _loaded(kind: type[PointM2AE], golden: GoldenSet, route: Route) -> PointM2AE
         assert sizes == {"widths": model.widths, "depths": model.depths, "heads": model.heads}, f"inferred {sizes}"
         fresh = load_backbone(model, checkpoint)
     _task(route).attach(model)
-    rest = {name: tensor for name, tensor in official_state(model).items() if name.startswith(model.layout.head)}
-    rest |= {name: model.get_parameter(name) for name in fresh}
-    with torch.no_grad():
-        for name, tensor in rest.items():
-            tensor.copy_(torch.from_numpy(fill(name, tensor.shape)))
-    state = official_state(model)
-    assert state.keys() == route.weights.keys(), f"not in both: {sorted(state.keys() ^ route.weights.keys())}"
-    for name, array in route.weights.items():
-        assert torch.equal(state[name], torch.from_numpy(array)), f"the loader puts something else in {name}"
+    complete(model, fresh, route)
     return model.eval()
 
 

@@ -45,7 +45,10 @@ FOREIGN = {
         under("MAE_encoder.", "blocks.blocks.0.mixer.in_proj.weight", "encoder.first_conv.0.weight"),
         ["blocks.blocks.0.mixer.in_proj.weight", "encoder.first_conv.0.weight", "cls_head_finetune.0.weight"],
     ],
-    "PointMamba": [["blocks.layers.0.mixer.in_proj.weight", "OrderScale_gamma_1", "encoder.first_conv.0.weight"]],
+    "PointMamba": [
+        under("MAE_encoder.", "blocks.layers.0.mixer.in_proj.weight", "OrderScale_gamma_1", "pos_embed.0.weight"),
+        ["blocks.layers.0.mixer.in_proj.weight", "OrderScale_gamma_1", "encoder.first_conv.0.weight"],
+    ],
     "PTv3": [["backbone.embedding.stem.conv.weight", "backbone.enc.enc0.block0.attn.qkv.weight", "seg_head.weight"]],
     "Sonata": [
         ["embedding.stem.linear.weight", "enc.enc0.block0.attn.qkv.weight"],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from geopeft_cli.geometry.grouping import group
 from geopeft_cli.geometry.interpolation import interpolate, inverse_distance_weights
+from geopeft_cli.geometry.ordering import hilbert_order
 from geopeft_cli.geometry.smoothing import rectifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch.export on its own code
@@ -27,8 +28,13 @@ class Grouping(nn.Module):
         groups = group(points, self.groups, 8, self.near_origin)
         index, weight = inverse_distance_weights(points, groups.centers)
         tokens = groups.neighborhoods.flatten(2)
-        smoothing = rectifier(groups.centers, torch.arange(-1, self.groups), 4, 0.05, 0.5, 2)
-        return *groups, interpolate(tokens, index, weight), smoothing
+        settings = (groups.centers, torch.arange(-1, self.groups), 4, 0.05, 0.5, 2)
+        return *groups, interpolate(tokens, index, weight), rectifier(*settings), rectifier(*settings, causal=True)
+
+
+class Curves(nn.Module):
+    def forward(self, centers: Tensor) -> Tensor:
+        return hilbert_order(centers, [(0, 1, 2), (1, 0, 2)])
 
 
 def cloud(batch: int, points: int, ties: bool) -> Tensor:
@@ -76,6 +82,20 @@ def test_onnx(tmp_path: Path) -> None:
         for ties in (False, True):
             points_in = cloud(batch, points, ties)
             assert_same(session.run(None, {session.get_inputs()[0].name: points_in.numpy()}), model(points_in))
+
+
+@pytest.mark.slow
+def test_curves_in_onnx_are_as_deep_as_each_cloud_needs(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model, shapes = Curves().eval(), ({0: torch.export.Dim("batch")},)
+    example = (cloud(2, 20, ties=False),)
+    torch.onnx.export(model, example, dynamo=True, verbose=False, dynamic_shapes=shapes).save(tmp_path / "c.onnx")
+    session = runtime.InferenceSession(tmp_path / "c.onnx")
+    wide = torch.tensor([0.02, 0.5, 1, 2, 4, 8, 2000]).view(-1, 1, 1) * cloud(1, 20, ties=False)
+    for centers in (wide, cloud(3, 20, ties=True)):
+        (order,) = session.run(None, {session.get_inputs()[0].name: centers.numpy()})
+        np.testing.assert_array_equal(order, model(centers))
 
 
 def test_a_step_of_sampling_adds_few_nodes() -> None:

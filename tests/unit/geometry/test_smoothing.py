@@ -7,22 +7,24 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.errors import ShapeError
-from geopeft_cli.geometry.smoothing import RelativeEps, rectifier, smoothing_matrix
+from geopeft_cli.geometry.smoothing import RelativeEps, laplacian, rectifier, smoothing_matrix
 
 CENTERS = torch.rand(2, 20, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
 SLOTS = torch.cat([torch.tensor([-1, -1]), torch.arange(20)])
 
 
-def smoothing_in_double(centers: Tensor, k: int, eps: float) -> Tensor:
+def smoothing_in_double(centers: Tensor, k: int, eps: float, causal: bool = False) -> Tensor:
     size = centers.shape[1]
     distance = torch.cdist(centers.double(), centers.double(), compute_mode="donot_use_mm_for_euclid_dist")
     result = torch.zeros_like(distance)
     for cloud in range(len(centers)):
         for i in range(size):
-            others = sorted((j for j in range(size) if j != i), key=lambda j: (float(distance[cloud, i, j]), j))[:k]
+            others = sorted(
+                (j for j in range(i if causal else size) if j != i), key=lambda j: (float(distance[cloud, i, j]), j)
+            )[:k]
             for j in others:
                 result[cloud, i, j] = 1 / (distance[cloud, i, j] + eps)
-    return result / result.sum(-1, keepdim=True)
+    return result / result.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
 @pytest.mark.usefixtures("loops")
@@ -34,6 +36,25 @@ def test_formula_in_double(k: int, eps: float) -> None:
     torch.testing.assert_close(result.sum(-1), torch.ones(2, 20))
     assert (result.diagonal(dim1=1, dim2=2) == 0).all()
     assert ((result > 0).sum(-1) == min(k, 19)).all()
+
+
+@pytest.mark.usefixtures("loops")
+@pytest.mark.parametrize("k", [1, 4, 19])
+@pytest.mark.parametrize("relative", [False, True])
+def test_earlier_centers_alone(k: int, relative: bool) -> None:
+    eps = RelativeEps(0.5) if relative else 0.05
+    distance = torch.cdist(CENTERS.double(), CENTERS.double()) + 100 * torch.eye(20)
+    lengths = 0.5 * distance.amin(-1).mean(-1) if relative else torch.tensor([0.05, 0.05])
+    for one, length in enumerate(lengths.tolist()):
+        expected = smoothing_in_double(CENTERS[[one]], k, length, causal=True)
+        single = torch.eye(22).double()[None]
+        single[:, 2:, 2:] += 0.5 * expected
+        result = rectifier(CENTERS[[one]], SLOTS, k, eps, 0.5, 2, causal=True)
+        torch.testing.assert_close(result.double(), single @ single, atol=1e-5, rtol=1e-5)
+        rows = laplacian(CENTERS[[one]], SLOTS, k, eps, causal=True)[:, 2:, 2:].double()
+        expected -= torch.diag_embed(expected.sum(-1))
+        torch.testing.assert_close(rows, expected, atol=1e-5, rtol=1e-5)
+        assert not rows[:, 0].any()
 
 
 @pytest.mark.parametrize("power", [0, 1, 2, 3, 5])

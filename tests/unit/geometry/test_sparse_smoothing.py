@@ -25,11 +25,14 @@ def tokens(slots: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(2, slots.shape[-1], 5, generator=torch.Generator().manual_seed(3), dtype=dtype)
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("power", [0, 1, 2, 3])
 @pytest.mark.parametrize("eps", [0.05, RelativeEps(0.5)])
 @pytest.mark.parametrize("slots", SLOTS.values(), ids=SLOTS.keys())
-def test_agrees_with_the_dense_operator_forward_and_backward(slots: Tensor, eps: float, power: int) -> None:
-    settings = (CENTERS, slots, 4, eps, 0.5, power)
+def test_agrees_with_the_dense_operator_forward_and_backward(
+    slots: Tensor, eps: float, power: int, causal: bool
+) -> None:
+    settings = (CENTERS, slots, 4, eps, 0.5, power, causal)
     matrix, operator = rectifier(*settings), SparseRectifier(*settings)
     x, weight = tokens(slots).requires_grad_(), tokens(slots).cos()
     result, expected = operator(x), matrix @ x

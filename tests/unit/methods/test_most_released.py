@@ -261,6 +261,7 @@ def test_more_blocks_than_channels_are_refused() -> None:
         (["variant=released", "lam_schedule={to: 0}"], r"method\.lam_schedule is for variant: linear"),
         (["adabias=off"], r"method\.adabias is for variant: released, not linear"),
         (["init=zero_zero"], r"method\.init is for variant: released, not linear"),
+        (["generator_graph=released"], r"method\.generator_graph is for variant: released, not linear"),
         (["variant=release"], r"method\.variant must be one of linear, released"),
         (["variant=released", "adabias=true"], r"method\.adabias must be one of batch, token, off, is true"),
     ],
@@ -285,5 +286,5 @@ def test_recipes_reach_the_released_form() -> None:
 
 
 def test_every_key_of_a_variant_is_a_setting() -> None:
-    shared = {"name", "tokens", "variant", "blocks", "neighbors", "eps"}
+    shared = {"name", "tokens", "variant", "blocks", "neighbors", "eps", "graph"}
     assert {*LINEAR_ONLY, *RELEASED_ONLY} == set(MoSTSettings.model_fields) - shared

@@ -22,6 +22,8 @@ OTHERS: dict[str, Any] = {
     "variant": "released",
     "adabias": "off",
     "init": "zero_zero",
+    "generator_graph": "released",
+    "graph": "causal",
     "factor": {"type": "low_rank", "rank": 2},
     "lam_schedule": {"to": 0.0, "from_epoch": 1, "until_epoch": None},
 }

@@ -35,7 +35,15 @@ def test_small_recipe_gets_the_defaults(write: Write, small: str) -> None:
     [
         (
             "{checkpoint: a.pth, variant: released}",
-            "backbone.variant is for mamba3d, not for point_mae",
+            "backbone.variant is for mamba3d and point_mamba, not for point_mae",
+        ),
+        (
+            "{name: mamba3d, checkpoint: a.pth, dropout: 0.1}",
+            "backbone.dropout is for point_mamba, not for mamba3d",
+        ),
+        (
+            "{name: point_mamba, checkpoint: a.pth, heads: 6}",
+            "backbone.heads is for networks with attention, which point_mamba",
         ),
         (
             "{name: mamba3d, checkpoint: a.pth, heads: 6}",

@@ -14,6 +14,7 @@ from torch import Tensor
 from geopeft_cli.errors import CheckpointError, TrainingError, UsageError
 from geopeft_cli.training.checkpoints import LAST, load_progress, save_progress
 from geopeft_cli.training.precision import choose_device
+from geopeft_cli.training.schedule import OwnGroup
 
 NewBench = Callable[[], Any]
 
@@ -47,6 +48,20 @@ def test_the_published_schedule_runs_one_epoch_more(bench: NewBench) -> None:
     run = bench()
     assert run.train(epochs=2, schedule="cosine_lag").epoch == 2
     assert len(run.notes.records) == 3
+
+
+def test_a_group_trains_at_its_own_rate(bench: NewBench) -> None:
+    head = "cls_head_finetune.0.weight"
+    runs = [bench() for _ in range(2)]
+    before = runs[0].collect()
+    plain, scaled = (
+        run.train(epochs=1, min_lr=0.0, groups=own).tensors
+        for run, own in zip(runs, ((), (OwnGroup("cls_head*", 0.5, 0.0),)), strict=True)
+    )
+    # the first step of Adam is the rate times the sign of the gradient, beside the decay
+    assert (scaled[head] - before[head]).abs().max() == pytest.approx(0.01, rel=1e-3)
+    assert (plain[head] - before[head]).abs().max() == pytest.approx(0.02, rel=1e-2)
+    assert all(torch.equal(scaled[name], plain[name]) for name in plain if not name.startswith("cls_head"))
 
 
 @pytest.mark.parametrize(("size", "accumulation"), [(6, 2), (4, 3), (4, 5)])

@@ -27,6 +27,7 @@ RANDOM = [
     "data.augment=[scale_translate, rotate_y]",
     "backbone.drop_path=0.2",
     "training.epochs=4",
+    "training.groups=[{match: '*cls*', lr_scale: 3, weight_decay: 0.1}]",
 ]
 Interrupt = Callable[[int], None]
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from geopeft_cli.backbones.point_mamba import PointMamba
 from geopeft_cli.errors import AdapterError, UsageError
 from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.verbs.finetune import prepare
@@ -127,10 +128,19 @@ def test_a_checkpoint_of_an_unknown_network(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
-    torch.save({"OrderScale_gamma_1": torch.ones(4), "blocks.layers.0.mixer.in_proj.weight": torch.ones(8, 4)}, path)
+    torch.save({"enc.enc0.block0.attn.qkv.weight": torch.ones(8, 4)}, path)
     facts = inspect_path(str(path)).facts
-    assert facts["network"] == "PointMamba"
-    assert facts["loads"].startswith("no: PointMamba is not among")
+    assert facts["network"] == "Sonata"
+    assert facts["loads"].startswith("no: Sonata is not among")
+
+
+def test_a_checkpoint_whose_decoder_is_of_another_size(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    own = {f"MAE_encoder.{name}": tensor for name, tensor in PointMamba(width=24, depth=2).state_dict().items()}
+    torch.save({"base_model": {"MAE_decoder.blocks.layers.3.norm.weight": torch.ones(8), **own}}, path)
+    facts = inspect_path(str(path)).facts
+    assert (facts["network"], facts["stage"], facts["width"], facts["depth"]) == ("PointMamba", "pretrained", 24, 2)
+    assert facts["loads"] == "yes, as point_mamba"
 
 
 def test_an_adapter_of_another_tool(lora_run: Path, tmp_path: Path) -> None:

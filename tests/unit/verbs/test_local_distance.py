@@ -17,6 +17,7 @@ from geopeft_cli.adapters.peft_layout import TENSORS
 from geopeft_cli.assemble import Experiment, build, load_splits, make_batches
 from geopeft_cli.assets.pretrain_point_mae_tiny import save
 from geopeft_cli.backbones.point_mae import PointMAE
+from geopeft_cli.backbones.point_mamba import PointMamba
 from geopeft_cli.contracts import Wrapper, official_state
 from geopeft_cli.data.clouds import Subset
 from geopeft_cli.errors import DataError, GeopeftError, MissingDependencyError, UsageError
@@ -75,6 +76,26 @@ def test_figures_are_those_of_the_definition(most_adapter: Path, report: LocalDi
     assert last.mean.lfd == pytest.approx(float(torch.cat(lfd).mean()), rel=1e-6)
     assert last.mean.lfd_rel == pytest.approx(float(torch.cat(lfd_rel).mean()), rel=1e-6)
     assert last.std.lfd_rel == pytest.approx(float(torch.cat(lfd_rel).std(correction=0)), rel=1e-5)
+
+
+def test_of_a_center_in_several_places_the_mean_counts(tiny_recipe: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = PointMamba(width=24, depth=1, groups=8, group_size=8).eval()
+    torch.save({f"MAE_encoder.{name}": tensor for name, tensor in official_state(model).items()}, tmp_path / "a.pth")
+    changes = {"name": "point_mamba", "checkpoint": tmp_path / "a.pth", "groups": 8, "group_size": 8, "heads": "null"}
+    arguments = [f"backbone.{key}={value}" for key, value in changes.items()]
+    found = measure_local_distance(str(tiny_recipe), arguments, clouds=2)
+    recipe = load_recipe(str(tiny_recipe), arguments)
+    validation = load_splits(recipe).validation
+    assert validation is not None
+    (batch,) = make_batches(recipe, Subset(validation, range(2)), "validation", training=False, batch_size=2).epoch(0)
+    with torch.no_grad():
+        tokens = model.encode(batch.points, [0])
+    assert tokens.slots.shape == (2, 16)
+    of_places = zip(tokens.slots, tokens.layers[0], strict=True)
+    features = torch.stack([torch.stack([x[slots == one].mean(0) for one in range(8)]) for slots, x in of_places])
+    expected = local_distance(features, neighborhoods(tokens.centers, 4))
+    assert found.models[0].blocks[0].mean.lfd == pytest.approx(float(expected.lfd.mean()), rel=1e-6)
 
 
 def test_an_untouched_adapter_is_its_base(most_run: Path, tiny_recipe: Path, tmp_path: Path) -> None:
