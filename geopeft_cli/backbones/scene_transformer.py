@@ -83,22 +83,15 @@ class SceneTransformer(SceneBackbone):
         self.widths, self.decoder_widths = tuple(widths), tuple(decoder_widths)
         down, up = stages, stages - 1 if decoder_widths else 0
         self.depths = _by_stage("depths", depths, down)
-        self.heads = _by_stage("heads", heads or [max(width // HEAD_WIDTH, 1) for width in widths], down)
+        self.heads = _heads_by_stage("heads", heads, self.widths)
         self.patch_size = _by_stage("patch_size", patch_size, down)
         _by_stage("decoder_widths", decoder_widths, up)
         self.decoder_depths = _by_stage("decoder_depths", decoder_depths, up)
-        decoder_heads = decoder_heads or [max(width // HEAD_WIDTH, 1) for width in decoder_widths]
-        self.decoder_heads = _by_stage("decoder_heads", decoder_heads, up)
+        self.decoder_heads = _heads_by_stage("decoder_heads", decoder_heads, self.decoder_widths)
         patches = self.patch_size[:up] if decoder_patch_size is None else decoder_patch_size
         self.decoder_patch_size = _by_stage("decoder_patch_size", patches, up)
         self.stride = _by_stage("stride", stride, stages - 1)
         self.curves = self._checked_curves(curves)
-        for name, width, count in (
-            *(("heads", *pair) for pair in zip(self.widths, self.heads, strict=True)),
-            *(("decoder_heads", *pair) for pair in zip(self.decoder_widths, self.decoder_heads, strict=True)),
-        ):
-            if width % count:
-                raise UsageError(f"backbone.{name}: {count} heads do not divide {width} channels")
         self.upcast = stages - 1 if upcast is None else upcast
         if not 0 <= self.upcast < stages:
             raise UsageError(f"backbone.upcast: {self.upcast}, expected 0 to {stages - 1}")
@@ -293,4 +286,17 @@ def _by_stage(name: str, values: int | Sequence[int], stages: int) -> tuple[int,
     found = (values,) * stages if isinstance(values, int) else tuple(values)
     if len(found) != stages:
         raise UsageError(f"backbone.{name}: {len(found)} values, expected {stages}")
+    return found
+
+
+def _heads_by_stage(name: str, heads: Sequence[int] | None, widths: Sequence[int]) -> tuple[int, ...]:
+    """As given, or one for 16 channels.
+
+    Raises:
+        UsageError: there is another number of them, or some do not divide their channels.
+    """
+    found = _by_stage(name, heads or [max(width // HEAD_WIDTH, 1) for width in widths], len(widths))
+    for width, count in zip(widths, found, strict=True):
+        if width % count:
+            raise UsageError(f"backbone.{name}: {count} heads do not divide {width} channels")
     return found

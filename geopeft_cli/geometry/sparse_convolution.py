@@ -8,6 +8,7 @@ product and one scatter over its own pairs, forward and backward, in a fixed ord
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,7 +172,7 @@ class _Neighbors(torch.autograd.Function):
         )
 
 
-def _steps(neighbors: NeighborMap, x: Tensor) -> Any:
+def _steps(neighbors: NeighborMap, x: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Offset, targets and sources, all offsets in turn and of each so many pairs as are worked on at a time."""
     size = _ROWS if x.device.type == "cpu" else max(neighbors.target.numel(), 1)
     for offset in range(neighbors.kernel**3):

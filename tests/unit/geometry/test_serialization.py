@@ -7,6 +7,7 @@ import torch
 
 from geometry.packed import offsets_of, random_voxels
 from geopeft_cli.errors import DataError, UsageError
+from geopeft_cli.geometry.ordering import hilbert_code
 from geopeft_cli.geometry.serialization import CURVES, curve_codes, curve_depths, with_scene
 
 GRID = torch.cartesian_prod(*[torch.arange(8)] * 3)
@@ -42,6 +43,11 @@ def test_every_voxel_may_have_its_own_depth(curve: str) -> None:
     together = curve_codes(voxels, depths.repeat_interleave(torch.tensor([20, 30])), curve)
     alone = [curve_codes(part, int(depth), curve) for part, depth in zip(voxels.split([20, 30]), depths, strict=True)]
     assert torch.equal(together, torch.cat(alone))
+
+
+def test_the_hilbert_curve_is_that_of_object_networks() -> None:
+    voxels = random_voxels([40], 30)
+    assert torch.equal(curve_codes(voxels, 6, "hilbert"), hilbert_code(voxels, torch.tensor(6)))
 
 
 def test_hilbert_codes_depend_on_the_depth() -> None:
