@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from geopeft_cli.adapters.directory import StoredAdapter, load_adapter
@@ -16,10 +17,11 @@ from geopeft_cli.adapters.merge import foldable_layers, mode_of, put_layer
 from geopeft_cli.backbones import backbone_class
 from geopeft_cli.backbones.checkpoint import Checkpoint, infer_sizes, load_backbone, load_head, read_checkpoint
 from geopeft_cli.backbones.files import read_tensors
-from geopeft_cli.contracts import Backbone, Method, Task, load_official_state, official_state
+from geopeft_cli.contracts import Backbone, Method, Task, Vocabulary, load_official_state, official_state
 from geopeft_cli.data.batches import Batches
-from geopeft_cli.data.clouds import CloudSet, Splits
+from geopeft_cli.data.clouds import IGNORED, CloudSet, Labels, Splits
 from geopeft_cli.data.preparation import Preparation
+from geopeft_cli.data.s3dis_blocks import S3DISBlocks
 from geopeft_cli.data.sources import splits_for
 from geopeft_cli.errors import AdapterError, UsageError
 from geopeft_cli.methods import method_class
@@ -61,9 +63,9 @@ def load_splits(recipe: Recipe) -> Splits:
     source = {key: value for key, value in values.items() if key not in PREPARATION}
     if recipe.data.format == "folder":
         source |= {"points": recipe.data.points, "on_error": recipe.data.on_error}
-    if recipe.data.format == "shapes":
+    if recipe.data.format in ("shapes", "s3dis_blocks"):
         source |= {"points": recipe.data.points}
-    else:
+    if recipe.data.format != "shapes":
         source |= {"seed": recipe.seed}
     return splits_for(**source)
 
@@ -83,6 +85,19 @@ def make_batches(recipe: Recipe, clouds: CloudSet, purpose: str, *, training: bo
     )
 
 
+def point_counts(clouds: CloudSet) -> Labels:
+    """How many points of each label a set has, int64 (labels,)."""
+    if isinstance(clouds, S3DISBlocks):
+        return clouds.point_counts()
+    count = len(clouds.part_names)
+    counts = np.zeros(count, dtype=np.int64)
+    for index in range(len(clouds)):
+        labels = clouds[index].point_labels
+        assert labels is not None
+        counts += np.bincount(labels[labels != IGNORED], minlength=count)
+    return counts
+
+
 def read_base(recipe: Recipe) -> Checkpoint:
     """The checkpoint of a recipe.
 
@@ -91,15 +106,16 @@ def read_base(recipe: Recipe) -> Checkpoint:
     """
     section = recipe.backbone
     layout = backbone_class(section.name).layout
-    return read_checkpoint(section.checkpoint, section.name, layout, section.sha256)
+    dense = task_class(recipe.task.name).is_dense
+    return read_checkpoint(section.checkpoint, section.name, layout, section.sha256, dense)
 
 
-def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = None) -> Experiment:
+def build(recipe: Recipe, labels: Vocabulary | Sequence[str], manifest: Manifest | None = None) -> Experiment:
     """The model of a recipe: checkpoint, method, head, and what trains. Draws from torch's seeded generator.
 
     Args:
         recipe: what to build.
-        classes: class names, in the order of the labels.
+        labels: what they are called; class names alone where points have none.
         manifest: the record of the adapter that the model is built for.
 
     Raises:
@@ -120,7 +136,7 @@ def build(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None = No
     backbone.requires_grad_(False)
     method = _make_method(recipe, manifest)
     method.attach(backbone)
-    task = _make_task(recipe, classes)
+    task = _make_task(recipe, labels)
     task.attach(backbone)
     if recipe.task.head_from == "checkpoint":
         load_head(backbone, checkpoint)
@@ -142,7 +158,7 @@ def rebuild(recipe: Recipe, adapter: StoredAdapter) -> Experiment:
     manifest = adapter.manifest
     if manifest is None:
         raise AdapterError(f"{adapter.folder} has no record of geopeft")
-    experiment = build(recipe, manifest.classes, manifest)
+    experiment = build(recipe, Vocabulary.of(manifest), manifest)
     if experiment.checkpoint.sha256 != manifest.base_sha256:
         raise AdapterError(
             f"{adapter.folder} was made for a base with SHA-256 {manifest.base_sha256[:12]}…, "
@@ -158,7 +174,7 @@ def skeleton(manifest: Manifest, recipe: Recipe) -> Backbone:
     """The adapted model that a record describes, without its weights."""
     model = backbone_class(recipe.backbone.name)(**manifest.backbone)
     _make_method(recipe, manifest).attach(model)
-    _make_task(recipe, manifest.classes).attach(model)
+    _make_task(recipe, Vocabulary.of(manifest)).attach(model)
     return model
 
 
@@ -186,12 +202,19 @@ def _options(kind: type[Backbone], recipe: Recipe) -> dict[str, Any]:
     names = ("groups", "group_size", "radius", "pooling", "drop_path", "near_origin", "reconstruction")
     takes = inspect.signature(kind).parameters
     values = {name: getattr(recipe.backbone, name) for name in (*names, "dropout", "variant") if name in takes}
+    if task_class(recipe.task.name).is_dense:
+        values["dense"] = True
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _make_task(recipe: Recipe, classes: Sequence[str]) -> Task:
+def _make_task(recipe: Recipe, labels: Vocabulary | Sequence[str]) -> Task:
+    if not isinstance(labels, Vocabulary):
+        labels = Vocabulary(tuple(labels))
+    kind = task_class(recipe.task.name)
+    if kind.is_dense:
+        return kind(labels.classes, labels.part_names, labels.parts)  # type: ignore[call-arg]
     values = recipe.task.model_dump(exclude={"name", "head_from"})
-    return task_class(recipe.task.name)(classes=classes, **values)  # type: ignore[call-arg]
+    return kind(classes=labels.classes, **values)  # type: ignore[call-arg]
 
 
 def _make_method(recipe: Recipe, manifest: Manifest | None = None) -> Method:

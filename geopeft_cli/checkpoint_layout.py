@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+CLASSIFIER = "cls_head_finetune."
+POINT_HEAD = ("label_conv.", "propagation", "convs", "bns", "conv1.", "conv2.", "bn1.", "dgcnn_pro_")
+"""How the names of the official heads for a label a point begin; nothing else does."""
+
+HEADS = (CLASSIFIER, *POINT_HEAD)
+
 
 @dataclass(frozen=True)
 class CheckpointLayout:
@@ -15,7 +21,9 @@ class CheckpointLayout:
         prefix: what a pre-training file puts before the backbone's own names.
         ignored: beginnings of names in a pre-training file that the backbone does not use.
         fresh: beginnings of names of parameters that a pre-training file does not hold.
-        head: beginning of the names of the classification head, as the backbone names it.
+        dense: beginnings among ``ignored`` of what the segmentation model does use.
+        not_dense: beginnings of names that the segmentation model does not have, though files may.
+        head: beginnings of the names of a head, for a label a cloud or a point, as the backbone names it.
         sizes: arguments of the backbone's constructor that are read off a tensor: its name and the axis.
         optional: beginnings of names that a file holds and a backbone may be built without.
         renamed: pairs (piece of a name here, the same piece in official files), for modules that are built in another
@@ -28,7 +36,9 @@ class CheckpointLayout:
     prefix: str
     ignored: tuple[str, ...]
     fresh: tuple[str, ...] = ()
-    head: str = "cls_head_finetune."
+    dense: tuple[str, ...] = ()
+    not_dense: tuple[str, ...] = ()
+    head: tuple[str, ...] = HEADS
     sizes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()

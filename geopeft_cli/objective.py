@@ -12,23 +12,26 @@ from geopeft_cli.contracts import Backbone, Task
 _collected: ContextVar[list[Tensor] | None] = ContextVar("collected", default=None)
 
 
-def training_loss(model: Backbone, task: Task, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def training_loss(
+    model: Backbone, task: Task, points: Tensor, targets: Tensor, *conditions: Tensor
+) -> tuple[Tensor, Tensor]:
     """The loss of a batch with everything that the backbone adds to it, and the logits.
 
     Args:
         points: clouds (B, N, 3).
-        labels: int64 (B,).
+        targets: int64 (B,), or (B, N) for a label a point.
+        conditions: what the model is told beside the points, see ``Task.conditions``.
 
     Returns:
-        A scalar, and (B, classes).
+        A scalar, and (B, classes) or (B, N, classes).
     """
     terms: list[Tensor] = []
     token = _collected.set(terms)
     try:
-        logits: Tensor = model(points)
+        logits: Tensor = model(points, *conditions)
     finally:
         _collected.reset(token)
-    return sum(terms, task.loss(logits, labels)), logits
+    return sum(terms, task.loss(logits, targets)), logits
 
 
 def add_to_training_loss(term: Callable[[], Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ class Manifest:
     Attributes:
         recipe: the resolved recipe, as plain values.
         classes: class names, in the order of the labels.
+        part_names: names of the labels of points, for segmentation.
+        parts: for every class, the labels that its points may have.
         backbone: arguments of the backbone's constructor.
         base_sha256: digest of the tensors that the base checkpoint gave the backbone.
         fresh: parameters that the base checkpoint did not hold and that therefore travel with the adapter.
@@ -40,6 +43,8 @@ class Manifest:
     fresh: list[str]
     total_parameters: int
     trainable_parameters: int
+    part_names: list[str] = field(default_factory=list)
+    parts: dict[str, list[int]] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     selection: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -72,3 +77,8 @@ class Manifest:
         if odd:
             raise AdapterError(f"{source} has a damaged record: no {', '.join(odd)} in its recipe")
         return manifest
+
+
+def label_names(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of the labels, from the settings of its task."""
+    return {key: task[key] for key in ("classes", "part_names", "parts") if key in task}

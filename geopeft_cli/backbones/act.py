@@ -14,3 +14,4 @@ class ACT(PatchTransformer):
 
     name: ClassVar[str] = "act"
     layout: ClassVar[CheckpointLayout] = LAYOUT
+    point_head: ClassVar[str | None] = "tokens_cls"

@@ -29,7 +29,7 @@ class Checkpoint:
         path: the local file.
         identity: what the file holds.
         backbone: tensors of the backbone.
-        head: tensors of a classification head, under ``cls_head_finetune.``; empty for pre-training files.
+        head: tensors of a head; empty for pre-training files.
         unused: names in the file that are neither.
         settings: the backbone's settings, where the file records them.
         layout: how official files name this backbone's tensors.
@@ -61,8 +61,10 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: str | None = None) -> Checkpoint:
-    """Find, read and map a checkpoint for the backbone ``name``.
+def read_checkpoint(
+    location: str, name: str, layout: CheckpointLayout, sha256: str | None = None, dense: bool = False
+) -> Checkpoint:
+    """Find, read and map a checkpoint for the backbone ``name``, or with ``dense`` for its segmentation model.
 
     Raises:
         UsageError: the location leads nowhere.
@@ -78,8 +80,9 @@ def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: 
             f"First keys: {', '.join(sorted(found)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
         )
     has_prefix = any(key.startswith(layout.prefix) for key in tensors)
-    if has_prefix if layout.prefix else identity.stage not in ("classifier", "segmentation"):
-        used = {key: tensor for key, tensor in tensors.items() if not key.startswith(layout.ignored)}
+    if has_prefix if layout.prefix else identity.stage in ("pretrained", "unknown"):
+        kept = layout.dense if dense else ()
+        used = {key: t for key, t in tensors.items() if key.startswith(kept) or not key.startswith(layout.ignored)}
         own = {layout.own_name(key): t for key, t in used.items() if key.startswith(layout.prefix)}
         rest = [key for key in used if not key.startswith(layout.prefix)]
         head: dict[str, Tensor] = {}
@@ -88,6 +91,8 @@ def read_checkpoint(location: str, name: str, layout: CheckpointLayout, sha256: 
         own = {key: tensor for key, tensor in named.items() if not key.startswith(layout.head)}
         head = {key: tensor for key, tensor in named.items() if key.startswith(layout.head)}
         rest = []
+    if dense:
+        own = {key: tensor for key, tensor in own.items() if not key.startswith(layout.not_dense)}
     return Checkpoint(location, path, identity, own, head, tuple(rest), _recorded_settings(path), layout)
 
 
@@ -167,9 +172,10 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
     ]
     if problems:
         kind = f"{checkpoint.identity.title}, {checkpoint.identity.stage.replace('_', ' ')}"
-        raise CheckpointError(
-            f"{checkpoint.path} ({kind}) does not fit {backbone.name}: " + "; ".join(problems), _kernel_hint(found, own)
-        )
+        hint = _kernel_hint(found, own)
+        if checkpoint.identity.stage.endswith("segmentation") and not backbone.dense:
+            hint = f"It is of a segmentation model: use it with task.name {checkpoint.identity.stage}."
+        raise CheckpointError(f"{checkpoint.path} ({kind}) does not fit {backbone.name}: " + "; ".join(problems), hint)
     load_official_state(backbone, found)
     return fresh
 

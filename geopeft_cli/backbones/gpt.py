@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geopeft_cli.backbones.transformer import Places
+from geopeft_cli.backbones.transformer import DropPath, Places
 from geopeft_cli.contracts import Geometry, Level, Site, published
 
 GPT_PLACES: Places = (
@@ -42,17 +42,18 @@ class CausalAttention(nn.Module):
 class GPTLayer(nn.Module):
     """x = ln_1 x, then x + attention(x), then x + mlp(ln_2 x): the first residual is that of the normalized stream."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
         self.ln_2 = nn.LayerNorm(width)
         self.attn = CausalAttention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.ln_1(x)
-        x = x + self.attn(x)
-        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+        x = x + self.drop_path(self.attn(x))
+        return x + self.drop_path(self.mlp(self.ln_2(x)))  # type: ignore[no-any-return]
 
 
 class Carried(nn.Module):
@@ -67,9 +68,10 @@ class Carried(nn.Module):
 class GPTStack(nn.Module):
     """Layers with the position added anew before each, and the norm ``ln_f`` that is applied to the last output."""
 
-    def __init__(self, width: int, depth: int, heads: int) -> None:
+    def __init__(self, width: int, depth: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(GPTLayer(width, heads) for _ in range(depth))
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        self.layers = nn.ModuleList(GPTLayer(width, heads, rate) for rate in rates)
         self.ln_f = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, position: Tensor, layers: tuple[int, ...] = ()) -> tuple[Tensor, dict[int, Tensor]]:
@@ -83,14 +85,18 @@ class GPTStack(nn.Module):
 
 
 class Extractor(GPTStack):
-    """The trunk with its start token ``sos`` (C) and the classifier's norm. Official name ``blocks``."""
+    """The trunk with its start token ``sos`` (C) and the classifier's norm unless ``dense``. Official name ``blocks``.
 
-    def __init__(self, width: int, depth: int, heads: int, channels: int) -> None:
-        super().__init__(width, depth, heads)
+    Stochastic depth is the segmentation model's: the official classifier ignores its setting.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, channels: int, dense: bool, drop_path: float) -> None:
+        super().__init__(width, depth, heads, drop_path if dense else 0.0)
         self.sos = nn.Parameter(torch.zeros(width))
         nn.init.normal_(self.sos)
         self.increase_dim = nn.Sequential(Carried(weight=(channels, width, 1), bias=(channels,)))
-        self.cls_norm = nn.LayerNorm(width)
+        if not dense:
+            self.cls_norm = nn.LayerNorm(width)
 
 
 class Generator(GPTStack):

@@ -14,6 +14,7 @@ POINT_MAE = CheckpointLayout(
     prefix="MAE_encoder.",
     ignored=("MAE_decoder.", "decoder_pos_embed.", "increase_dim.", "mask_token"),
     fresh=("cls_token", "cls_pos"),
+    not_dense=("cls_token", "cls_pos"),
 )
 
 RECON = CheckpointLayout(
@@ -43,6 +44,7 @@ ACT = CheckpointLayout(
         "ACT_encoder.lm_head.",
         "ACT_encoder.cls_head.",
     ),
+    not_dense=POINT_MAE.not_dense,
 )
 POINT_GPT = CheckpointLayout(
     prefix="GPT_Transformer.",
@@ -53,18 +55,26 @@ POINT_GPT = CheckpointLayout(
         "generator_channels": ("blocks.increase_dim.0.weight", 0),
     },
     optional=("generator_blocks.",),
+    not_dense=("generator_blocks.", "blocks.cls_norm."),
     renamed=((".attn.in_proj.", ".attn.in_proj_"), ("cls_head_finetune.", "blocks.cls_head_finetune.")),
 )
 
+_NORMS = "h_encoder.encoder_norms."
 _HIERARCHICAL = (
-    "h_encoder.encoder_norms.",
+    _NORMS,
     "h_decoder.",
     "decoder_pos_embeds.",
     "decoder_norm.",
     "token_prop.",
     "mask_token",
 )
-POINT_M2AE = CheckpointLayout(prefix="", ignored=(*_HIERARCHICAL, "rec_head."), fresh=("norm.weight", "norm.bias"))
+POINT_M2AE = CheckpointLayout(
+    prefix="",
+    ignored=(*_HIERARCHICAL, "rec_head."),
+    fresh=("norm.weight", "norm.bias"),
+    dense=(_NORMS,),
+    not_dense=("norm.",),
+)
 I2P_MAE = CheckpointLayout(
     prefix="",
     ignored=(*_HIERARCHICAL, "rec_head_2d.", "rec_head_3d.", "clip_model."),
@@ -91,7 +101,7 @@ SONATA = CheckpointLayout(
     prefix="",
     ignored=_SCENE_HEADS,
     fresh=("embedding.mask_token", "dec."),
-    head="seg_head.",
+    head=("seg_head.",),
     optional=("embedding.mask_token", "dec."),
     heads=False,
     head_means_whole=False,
@@ -101,7 +111,7 @@ PTV3 = CheckpointLayout(
     prefix="",
     ignored=(),
     fresh=("dec.",),
-    head="seg_head.",
+    head=("seg_head.",),
     optional=("dec.",),
     heads=False,
     head_means_whole=False,
@@ -111,6 +121,7 @@ PTV3 = CheckpointLayout(
 # The first rule whose every pattern is found in some tensor name says what the file is.
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("recon", (r"blocks\.blocks\.0\.attn_contrast\.",)),
+    ("act", (r"^propagation_0_cls\.",)),
     ("i2p_mae", (r"^h_encoder\.", r"^(clip_model|rec_head_2d)\.")),
     ("point_m2ae", (r"^h_encoder\.",)),
     ("point_m2ae_early", (r"^MAE_encoder\.encoders\.\d",)),
@@ -168,9 +179,10 @@ class Identity:
     Attributes:
         backbone: recipe name, or ``None`` when no rule fits.
         title: the network's own name, for messages.
-        stage: ``pretrained``, ``classifier``, ``part_segmentation``, ``segmentation`` or ``unknown``.
+        stage: ``pretrained``, ``classifier``, ``voxel_classifier``, ``part_segmentation``, ``scene_segmentation`` or
+            ``unknown``.
         width, depth: read from the shapes of a plain ViT, or of the last stage and of all, else ``None``.
-        classes: outputs of the classification head, if there is one.
+        classes: outputs of the head, if there is one.
         stages: width and depth of every stage of a network with stages; a depth of 0 where blocks are missing.
     """
 
@@ -226,19 +238,26 @@ def identify(tensors: Mapping[str, Tensor], expected: str = "") -> Identity:
     blocks = [re.search(r"(?:^|\.)blocks\.(?:blocks|layers)\.(\d+)\.", name) for name in trunk]
     depth = max((int(match[1]) + 1 for match in blocks if match), default=None)
     norm = next((tensors[name] for name in trunk if name.endswith(_FIRST_NORMS)), None)
-    head = [(name, t) for name, t in tensors.items() if name.startswith(_HEADS) and t.ndim == 2]
-    if head:
-        stage = "segmentation" if head[-1][0].startswith("seg_head.") else "classifier"
-        classes = int(head[-1][1].shape[0])
-    elif any(name.startswith(("propagation_0", "label_conv.")) for name in tensors):
-        stage, classes = "part_segmentation", None
-    else:
-        stage, classes = "pretrained", None
+    stage, classes = _stage(tensors)
     stages = _stages(tensors)
     if stages:
         width, depth = stages[-1][0], sum(blocks for _, blocks in stages)
         return Identity(backbone, _TITLES[backbone], stage, width, depth, classes, stages)
     return Identity(backbone, _TITLES[backbone], stage, None if norm is None else norm.numel(), depth, classes)
+
+
+def _stage(tensors: Mapping[str, Tensor]) -> tuple[str, int | None]:
+    """What the file's head is for, and how many classes it tells apart."""
+    head = [(name, t) for name, t in tensors.items() if name.startswith(_HEADS) and t.ndim == 2]
+    if head:
+        name, weight = head[-1]
+        return "voxel_classifier" if name.startswith("seg_head.") else "classifier", int(weight.shape[0])
+    if not any(name.startswith("propagation") for name in tensors):
+        return "pretrained", None
+    layers = sorted(name for name in tensors if re.fullmatch(r"convs?\d(_cls)?\.weight", name))
+    classes = int(tensors[layers[-1]].shape[0]) if layers else None
+    told = "label_conv.0.weight" in tensors or "dgcnn_pro_1.layer1.0.weight" in tensors
+    return "part_segmentation" if told else "scene_segmentation", classes
 
 
 _STAGE_NORM = re.compile(

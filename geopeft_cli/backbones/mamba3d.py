@@ -39,7 +39,7 @@ class Mamba3D(CoupledBackbone):
     name: ClassVar[str] = "mamba3d"
     layout: ClassVar[CheckpointLayout] = MAMBA3D
     head_layout: ClassVar[str] = "mlp3"
-    token_names: ClassVar[tuple[str, ...]] = ("cls_token", "cls_pos")
+    token_names: tuple[str, ...] = ("cls_token", "cls_pos")
     stand_ins: ClassVar[Mapping[str, str]] = {"mlp_in": "attention_out", "mlp_out": "attention_out"}
 
     def __init__(

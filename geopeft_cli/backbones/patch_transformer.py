@@ -26,17 +26,21 @@ class PatchTransformer(Backbone):
         drop_path: stochastic depth of the last block.
         near_origin: whether farthest point sampling may choose points within 0.0316 of the origin.
         encoder_width: channels of a patch that ``reduce_dim`` takes to ``width``, by default ``patch_width``.
+        dense: whether it is for a label a point; then ``leading_if_dense`` stand before the patches.
 
     Attributes:
         leading: what stands before the patches: NAME for the parameters ``NAME_token`` and ``NAME_pos``.
+        leading_if_dense: the same in the segmentation model.
         patch_width: channels of a patch as published, ``None`` for those of a token and no ``reduce_dim``.
         block: class of a block.
         places: attention and dense layers of a block.
     """
 
     head_layout: ClassVar[str] = "mlp3"
-    token_names: ClassVar[tuple[str, ...]] = ("cls_token", "cls_pos")
-    leading: ClassVar[tuple[str, ...]] = ("cls",)
+    point_head: ClassVar[str | None] = "tokens"
+    token_names: tuple[str, ...] = ("cls_token", "cls_pos")
+    leading: tuple[str, ...] = ("cls",)
+    leading_if_dense: ClassVar[tuple[str, ...]] = ()
     patch_width: ClassVar[int | None] = None
     block: ClassVar[type[nn.Module]] = Block
     places: ClassVar[Places] = BLOCK_PLACES
@@ -51,8 +55,13 @@ class PatchTransformer(Backbone):
         drop_path: float = 0.1,
         near_origin: Literal["skip", "keep"] = "skip",
         encoder_width: int | None = None,
+        dense: bool = False,
     ) -> None:
         super().__init__()
+        self.dense = dense
+        if dense:
+            self.leading = self.leading_if_dense
+            self.token_names = tuple(name for name in self.token_names if name.partition("_")[0] in self.leading)
         self.width, self.depth, self.heads = width, depth, heads
         self.groups, self.group_size = groups, group_size
         self.drop_path, self.near_origin = drop_path, near_origin
@@ -75,6 +84,8 @@ class PatchTransformer(Backbone):
         names = ["width", "depth", "heads", "groups", "group_size", "drop_path", "near_origin"]
         if self.encoder_width:
             names.append("encoder_width")
+        if self.dense:
+            names.append("dense")
         return {name: getattr(self, name) for name in names}
 
     def sites(self) -> list[Site]:

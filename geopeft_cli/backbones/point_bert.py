@@ -15,4 +15,6 @@ class PointBERT(PatchTransformer):
     name: ClassVar[str] = "point_bert"
     layout: ClassVar[CheckpointLayout] = POINT_BERT
     head_layout: ClassVar[str] = "mlp2"
+    point_head: ClassVar[str | None] = "nested"
     patch_width: ClassVar[int | None] = 256
+    leading_if_dense: ClassVar[tuple[str, ...]] = ("cls",)

@@ -33,7 +33,7 @@ class PointGPT(Backbone):
     """The classifier of PointGPT-S (width 384, 12 layers), -B (768, 12) or -L (1024, 24).
 
     In training a frozen or training generator predicts the points of every patch, and its error is added to the
-    loss of the task. There is no stochastic depth: the official class ignores its setting.
+    loss of the task. The segmentation model has neither the generator nor the classifier's norm, but a norm of its own.
 
     Args:
         width: channels C of a token.
@@ -45,12 +45,15 @@ class PointGPT(Backbone):
         encoder_width: channels of the patch encoder's first layer, 128 in S, 256 in B and L, whose encoder is deeper.
         generator_channels: three for every point of a patch that the generator predicts.
         reconstruction: weight of the reconstruction in the training loss; 0 builds no generator.
+        drop_path: stochastic depth of the last layer if ``dense``; the official classifier ignores its setting.
+        dense: whether it is for a label a point.
     """
 
     name: ClassVar[str] = "point_gpt"
     layout: ClassVar[CheckpointLayout] = POINT_GPT
     head_layout: ClassVar[str] = "mlp3"
-    token_names: ClassVar[tuple[str, ...]] = POINT_GPT.fresh
+    point_head: ClassVar[str | None] = "tokens"
+    token_names: tuple[str, ...] = POINT_GPT.fresh
 
     def __init__(
         self,
@@ -63,8 +66,14 @@ class PointGPT(Backbone):
         encoder_width: int = SMALL[0],
         generator_channels: int = 96,
         reconstruction: float = 3.0,
+        drop_path: float = 0.1,
+        dense: bool = False,
     ) -> None:
         super().__init__()
+        self.dense, self.drop_path = dense, drop_path
+        if dense:
+            reconstruction = 0.0
+            self.token_names = tuple(name for name in self.token_names if not name.startswith("blocks.cls_norm."))
         self.width, self.depth, self.heads = width, depth, heads
         self.groups, self.group_size, self.near_origin = groups, group_size, near_origin
         self.encoder_width, self.generator_channels = encoder_width, generator_channels
@@ -75,16 +84,17 @@ class PointGPT(Backbone):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.cls_pos = nn.Parameter(torch.zeros(1, 1, width))
         self.sos_pos = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = Extractor(width, depth, heads, generator_channels)
+        self.blocks = Extractor(width, depth, heads, generator_channels, dense, drop_path)
         if reconstruction:
             self.generator_blocks = Generator(width, GENERATOR_DEPTH, heads, generator_channels)
-        self.norm = Carried(weight=(width,), bias=(width,))
+        self.norm = nn.LayerNorm(width) if dense else Carried(weight=(width,), bias=(width,))
         for token in (self.cls_token, self.cls_pos, self.sos_pos):
             nn.init.trunc_normal_(token, std=0.02, a=-2.0, b=2.0)
 
     def settings(self) -> dict[str, Any]:
         names = ("width", "depth", "heads", "groups", "group_size", "near_origin", "encoder_width")
-        return {name: getattr(self, name) for name in (*names, "generator_channels", "reconstruction")}
+        more = ("drop_path", "dense") if self.dense else ("reconstruction",)
+        return {name: getattr(self, name) for name in (*names, "generator_channels", *more)}
 
     def sites(self) -> list[Site]:
         """Those of the trunk and of the patch encoder, and the attentions of the generator."""
@@ -114,7 +124,8 @@ class PointGPT(Backbone):
         x = self.blocks.ln_f(x)
         if self.training and self.reconstruction:
             add_to_training_loss(lambda: self.reconstruction * self.reconstruction_loss(x, neighborhoods, centers))
-        return Tokens(self.blocks.cls_norm(x), centers, slots, kept, places=slice(2, None))
+        normalized = x if self.dense else self.blocks.cls_norm(x)
+        return Tokens(normalized, centers, slots, kept, places=slice(2, None))
 
     def patches(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Neighborhoods (B, G, k, 3), relative to their centers, and centers (B, G, 3), both in greedy order."""

@@ -79,7 +79,13 @@ class HierarchicalEncoder(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int], depths: Sequence[int], heads: int, radius: Sequence[float], drop_path: float
+        self,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        heads: int,
+        radius: Sequence[float],
+        drop_path: float,
+        dense: bool,
     ) -> None:
         super().__init__()
         self.token_embed = nn.ModuleList([PatchEncoder(widths[0])])
@@ -87,12 +93,14 @@ class HierarchicalEncoder(nn.Module):
         self.encoder_pos_embeds = nn.ModuleList(
             nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, width)) for width in widths
         )
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
         last = [end - 1 for end in accumulate(depths)]
         self.encoder_blocks = nn.ModuleList(
             Trunk(width, depth, heads, rates[end], partial(LocalBlock, level=level, radius=r), rates[end - depth + 1])
             for level, (width, depth, end, r) in enumerate(zip(widths, depths, last, radius, strict=True))
         )
+        if dense:
+            self.encoder_norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
 
 
 class PointM2AE(Backbone):
@@ -110,6 +118,8 @@ class PointM2AE(Backbone):
             first. By default the network's own on ScanObjectNN.
         drop_path: stochastic depth of the last block, rising linearly from 0 at the first of all stages.
         near_origin: whether farthest point sampling may choose points within 0.0316 of the origin.
+        dense: whether it is for a label a point; then every stage has the norm of the pre-training behind it, in place
+            of the fresh one behind the last.
 
     Raises:
         UsageError: the settings are not all for the same number of stages.
@@ -118,7 +128,8 @@ class PointM2AE(Backbone):
     name: ClassVar[str] = "point_m2ae"
     layout: ClassVar[CheckpointLayout] = POINT_M2AE
     head_layout: ClassVar[str] = "mlp3"
-    token_names: ClassVar[tuple[str, ...]] = ("norm.weight", "norm.bias")
+    point_head: ClassVar[str | None] = "stages"
+    token_names: tuple[str, ...] = ("norm.weight", "norm.bias")
     own_pooling: ClassVar[Pooling] = "concat_rest"
 
     def __init__(
@@ -132,8 +143,10 @@ class PointM2AE(Backbone):
         pooling: Pooling | None = None,
         drop_path: float = 0.1,
         near_origin: Literal["skip", "keep"] = "skip",
+        dense: bool = False,
     ) -> None:
         super().__init__()
+        self.dense = dense
         for name, values in (("groups", groups), ("group_size", group_size), ("radius", radius)):
             if len(values) != len(widths):
                 raise UsageError(f"backbone.{name}: {len(values)} values for the {len(widths)} stages of {self.name}")
@@ -144,12 +157,16 @@ class PointM2AE(Backbone):
         self.width, self.depth = self.widths[-1], sum(self.depths)
         self.feature_width = self.width if self.pooling == "sum" else 2 * self.width
 
-        self.h_encoder = HierarchicalEncoder(self.widths, self.depths, heads, self.radius, drop_path)
-        self.norm = nn.LayerNorm(self.width)
+        self.h_encoder = HierarchicalEncoder(self.widths, self.depths, heads, self.radius, drop_path, dense)
+        if dense:
+            self.token_names = ()
+        else:
+            self.norm = nn.LayerNorm(self.width)
 
     def settings(self) -> dict[str, Any]:
         lists = {name: list(getattr(self, name)) for name in ("widths", "depths", "groups", "group_size", "radius")}
-        return lists | {name: getattr(self, name) for name in ("heads", "pooling", "drop_path", "near_origin")}
+        names = ("heads", "pooling", "drop_path", "near_origin", *(["dense"] if self.dense else []))
+        return lists | {name: getattr(self, name) for name in names}
 
     @property
     def fusion_blocks(self) -> range:
@@ -201,7 +218,9 @@ class PointM2AE(Backbone):
                 x, outputs = self.h_encoder.encoder_blocks[level](x, position, wanted)
                 kept |= {first + index: output for index, output in outputs.items()}
                 first += depth
-        return Tokens(self.norm(x), stages[-1].centers, slots[-1], kept, places=slice(None))
+        features = self.h_encoder.encoder_norms[-1](x) if self.dense else self.norm(x)
+        centers = tuple(stage.centers for stage in stages)
+        return Tokens(features, centers[-1], slots[-1], kept, places=slice(None), stages=centers)
 
     def embedded(self, level: int, stage: Groups, x: Tensor) -> Tensor:
         """What the blocks of a stage start from, (B, G, C); ``x`` is the output (B, N, C) of the stage before."""
@@ -226,4 +245,5 @@ class I2PMAE(PointM2AE):
 
     name: ClassVar[str] = "i2p_mae"
     layout: ClassVar[CheckpointLayout] = I2P_MAE
+    point_head: ClassVar[str | None] = None
     own_pooling: ClassVar[Pooling] = "concat"

@@ -61,7 +61,9 @@ class ReCon(PatchTransformer):
 
     name: ClassVar[str] = "recon"
     layout: ClassVar[CheckpointLayout] = RECON
-    leading: ClassVar[tuple[str, ...]] = QUERIES
+    point_head: ClassVar[str | None] = "tokens_and_queries"
+    leading: tuple[str, ...] = QUERIES
+    leading_if_dense: ClassVar[tuple[str, ...]] = QUERIES
     block: ClassVar[type[nn.Module]] = TwoStreamBlock
     places: ClassVar[Places] = (
         ("attn_contrast.q", "query_attention_in", False),

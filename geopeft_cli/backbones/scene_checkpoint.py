@@ -85,7 +85,7 @@ def load_head_file(backbone: SceneBackbone, location: str, sha256: str | None = 
     found = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     own = {name: tuple(tensor.shape) for name, tensor in official_state(backbone).items() if name.startswith(prefix)}
     if not found:
-        raise CheckpointError(f"{path} has no head", f"Expected {prefix}weight and {prefix}bias.")
+        raise CheckpointError(f"{path} has no head", f"Expected names that begin with {', '.join(prefix)}.")
     if {name: tuple(tensor.shape) for name, tensor in found.items()} != own:
         raise CheckpointError(
             f"{path} has a head of {_shapes(found)}, the network one of {_shapes(official_state(backbone), prefix)}",
@@ -96,7 +96,7 @@ def load_head_file(backbone: SceneBackbone, location: str, sha256: str | None = 
     load_official_state(backbone, found)
 
 
-def _shapes(tensors: Mapping[str, Tensor], prefix: str = "") -> str:
+def _shapes(tensors: Mapping[str, Tensor], prefix: str | tuple[str, ...] = "") -> str:
     found = [f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items() if name.startswith(prefix)]
     return ", ".join(found) or "no tensors"
 

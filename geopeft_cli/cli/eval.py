@@ -38,6 +38,6 @@ def evaluate(
         print(json.dumps(asdict(result), indent=2))
         return
     out = console()
-    print_confusions(result.classes, result.confusion, out)
+    print_confusions(result.classes, result.confusion, out, result.counted)
     out.print(f"weights kept: {result.weights_kept}")
     print_metrics(result.metrics, f"{split_title(result.split, result.select)}, {result.clouds} clouds", out)

@@ -28,7 +28,7 @@ def inspect(
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="With --local-distance: values over those of the target's recipe.",
+            help="With --data or --local-distance: values over those of the target's recipe.",
             show_default=False,
         ),
     ] = None,
@@ -38,6 +38,9 @@ def inspect(
         tuple[str, Path] | None,
         typer.Option(metavar="NAME FILE", help="Copy a shipped recipe to a new file.", show_default=False),
     ] = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Look at a recipe's data instead: what is there, and how it is labeled.")
+    ] = False,
     local_distance: Annotated[
         bool,
         typer.Option(
@@ -63,7 +66,10 @@ def inspect(
         int | None, typer.Option(min=1, help="Nearest tokens of a token.", show_default="4", rich_help_panel=PANEL)
     ] = None,
     clouds: Annotated[
-        int | None, typer.Option(min=1, help="How many at most.", show_default="256", rich_help_panel=PANEL)
+        int | None,
+        typer.Option(
+            min=1, help="How many at most; with --data too, of each part.", show_default="256", rich_help_panel=PANEL
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -80,6 +86,8 @@ def inspect(
 
       geopeft inspect recipe.yaml --json
 
+      geopeft inspect recipe.yaml --data
+
       geopeft inspect --recipes
 
       geopeft inspect --copy quickstart my_recipe.yaml
@@ -92,9 +100,12 @@ def inspect(
         raise UsageError(
             f"unexpected argument {bare[0]!r}", "write --compare before every run, and values as KEY=VALUE"
         )
-    strays = [*(overrides or ()), *(name for name, value in given.items() if value)]
+    strays = [] if data else [*(overrides or ())]
+    strays += [name for name, value in given.items() if value and not (data and name == "--clouds")]
     if strays and not local_distance:
         raise UsageError(f"{', '.join(strays)}: only with --local-distance", "see 'geopeft inspect --help'")
+    if data and (local_distance or target is None):
+        raise UsageError("--data needs a recipe and does not go with --local-distance")
     if local_distance and target is None:
         raise UsageError("--local-distance needs a recipe, a run, an adapter or a merged file")
     if sum((target is not None, recipes, copy is not None)) != 1:
@@ -103,6 +114,8 @@ def inspect(
         _copy(*copy)
     elif recipes:
         _list(as_json)
+    elif target is not None and data:
+        _survey(target, overrides or (), as_json, {} if clouds is None else {"clouds": clouds})
     elif target is not None and local_distance:
         counts = {"neighbors": neighbors, "clouds": clouds}
         options = {"adapter": adapter, "compare": compare or (), **{k: v for k, v in counts.items() if v is not None}}
@@ -129,6 +142,18 @@ def _measure(
         print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
     else:
         print_local_distance(report, console())
+
+
+def _survey(target: str, overrides: Sequence[str], as_json: bool, options: Mapping[str, Any]) -> None:
+    from geopeft_cli.reports.console import console
+    from geopeft_cli.reports.data_survey import print_data_survey
+    from geopeft_cli.verbs.data_survey import survey_data
+
+    survey = survey_data(target, overrides, **options)
+    if as_json:
+        print(json.dumps(survey.to_json(), indent=2, ensure_ascii=False))
+    else:
+        print_data_survey(survey, console())
 
 
 def _copy(name: str, file: Path) -> None:

@@ -7,7 +7,7 @@ official ones apart from the ``base`` that every wrapper inserts, which :func:`o
 
 from geopeft_cli.checkpoint_layout import CheckpointLayout
 from geopeft_cli.contracts.folding import Calibration, DenseUpdate, Foldable
-from geopeft_cli.contracts.model import Backbone, Method, Task, select_sites
+from geopeft_cli.contracts.model import Backbone, Method, select_sites
 from geopeft_cli.contracts.naming import (
     load_official_state,
     official_name,
@@ -17,6 +17,7 @@ from geopeft_cli.contracts.naming import (
 )
 from geopeft_cli.contracts.scenes import SceneBackbone, Scenes
 from geopeft_cli.contracts.sites import BLOCK_ROLES, WHOLE_ROLES, BlockRole, Branches, QueryRole, Role, Site, Wrapper
+from geopeft_cli.contracts.task import Confusion, LabelledBatch, Task, Vocabulary
 from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, VoxelLevel, current_level, published
 
 __all__ = [
@@ -27,9 +28,11 @@ __all__ = [
     "Branches",
     "Calibration",
     "CheckpointLayout",
+    "Confusion",
     "DenseUpdate",
     "Foldable",
     "Geometry",
+    "LabelledBatch",
     "Level",
     "Method",
     "PackedLevel",
@@ -40,6 +43,7 @@ __all__ = [
     "Site",
     "Task",
     "Tokens",
+    "Vocabulary",
     "VoxelLevel",
     "Wrapper",
     "current_level",

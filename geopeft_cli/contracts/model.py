@@ -1,4 +1,4 @@
-"""What a backbone, a task and a method are to each other."""
+"""What a backbone and a method are to each other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from geopeft_cli.checkpoint_layout import CheckpointLayout
 from geopeft_cli.contracts.sites import BLOCK_ROLES, WHOLE_ROLES, Site
+from geopeft_cli.contracts.task import Task
 from geopeft_cli.contracts.tokens import Tokens
 from geopeft_cli.errors import UsageError
 
@@ -23,17 +24,22 @@ class Backbone(nn.Module, ABC):
         width: channels C of a token, in the last stage.
         feature_width: channels of the pooled feature that the head reads.
         head_layout: layout of the official classification head, a key of ``tasks.heads.HEADS``.
+        point_head: layout of the official head for a label a point, a key of ``tasks.point_heads.POINT_HEADS``;
+            ``None`` where there is none.
         layout: how its official checkpoints name the tensors.
         token_names: parameters that a pre-training checkpoint may lack and every recipe may train
             (class token and its position, or the final norm).
+        dense: whether it is built as its authors' segmentation model is, which may have other tokens and norms.
         stand_ins: for roles that no layer of it has, the role that is taken where they are asked for.
     """
 
     name: ClassVar[str]
     layout: ClassVar[CheckpointLayout]
     head_layout: ClassVar[str]
-    token_names: ClassVar[tuple[str, ...]] = ()
+    point_head: ClassVar[str | None] = None
     stand_ins: ClassVar[Mapping[str, str]] = {}
+    token_names: tuple[str, ...] = ()
+    dense: bool = False
     depth: int
     width: int
     feature_width: int
@@ -74,11 +80,16 @@ class Backbone(nn.Module, ABC):
             fused: (B, C), added to the part that is pooled over the spatial tokens.
         """
 
-    def forward(self, points: Tensor) -> Tensor:
-        """The task's prediction for a batch of clouds (B, N, 3)."""
+    def forward(self, points: Tensor, categories: Tensor | None = None) -> Tensor:
+        """The task's prediction for a batch of clouds.
+
+        Args:
+            points: (B, N, 3).
+            categories: int64 (B,), for tasks that are told what each cloud is; see :meth:`Task.conditions`.
+        """
         if self.task is None:
             raise RuntimeError("attach a task before calling the backbone")
-        return self.task.predict(self, points)
+        return self.task.predict(self, points, categories)
 
     def train(self, mode: bool = True) -> Backbone:
         """Training mode, but BatchNorm whose weight is frozen keeps using and never moves its statistics."""
@@ -91,38 +102,6 @@ class Backbone(nn.Module, ABC):
 
 def _trains(parameter: Tensor | None) -> bool:
     return parameter is not None and parameter.requires_grad
-
-
-class Task(ABC):
-    """A head, its loss and its metrics.
-
-    Attributes:
-        name: the word for it in recipes.
-        head_names: the top-level modules that :meth:`attach` adds to the backbone.
-    """
-
-    name: ClassVar[str]
-    head_names: tuple[str, ...]
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """The plain values that rebuild this task: the arguments of its constructor."""
-
-    @abstractmethod
-    def attach(self, backbone: Backbone) -> None:
-        """Add the head to the backbone under its official name."""
-
-    @abstractmethod
-    def predict(self, backbone: Backbone, points: Tensor) -> Tensor:
-        """Logits for clouds (B, N, 3)."""
-
-    @abstractmethod
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch, a scalar."""
-
-    @abstractmethod
-    def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """Named figures over a whole split, in percent; ``accuracy`` is always among them."""
 
 
 class Method(ABC):

@@ -80,7 +80,7 @@ class SceneBackbone(Backbone):
         """The features as they are, since the head reads every voxel's own."""
         return tokens.features
 
-    def forward(self, points: Scenes) -> Tensor:  # type: ignore[override]
+    def forward(self, points: Scenes, categories: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """The task's prediction for packed scenes."""
         if self.task is None:
             raise RuntimeError("attach a task before calling the backbone")

@@ -131,6 +131,7 @@ class Tokens:
         layers: raw outputs (B, T, C) of the blocks that were asked for, by index.
         places: where the tokens with a center stand, if known beforehand; a recorded graph cannot look for them.
         offsets: of packed scenes, as those of :class:`PackedLevel`.
+        stages: of a hierarchical trunk, the centers (B, G, 3) of every stage.
     """
 
     features: Tensor
@@ -139,6 +140,7 @@ class Tokens:
     layers: dict[int, Tensor] = field(default_factory=dict)
     places: slice | None = None
     offsets: Tensor | None = None
+    stages: tuple[Tensor, ...] = ()
 
     def spatial(self, features: Tensor) -> Tensor:
         """The rows of (B, T, C) that have a center, (B, n, C), one for each of its places; all of packed (N, C).
@@ -156,7 +158,7 @@ class Tokens:
         """(B, n, 3), the centers of the rows of :meth:`spatial`; (N, 3) where scenes are packed."""
         if self.offsets is not None:
             return self.centers
-        slots = self.slots.expand(len(self.centers), -1)
+        slots = self.slots.expand(self.centers.shape[0], -1)
         return _rows(self.centers, self.spatial(slots.unsqueeze(-1)).squeeze(-1))
 
     def _places(self) -> Tensor:

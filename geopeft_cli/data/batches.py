@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.data.augmentation import AUGMENTATIONS, ONE_DRAW_PER_BATCH
-from geopeft_cli.data.clouds import CloudSet, Labels
+from geopeft_cli.data.clouds import Cloud, CloudSet, FreshClouds, Labels, PointLabels
 from geopeft_cli.data.keys import keyed_generator
 from geopeft_cli.data.prefetch import prefetched
 from geopeft_cli.data.preparation import Preparation
@@ -33,13 +34,17 @@ class Batch:
 
     Attributes:
         points: float32 (B, n, 3).
-        labels: int64 (B,).
+        labels: int64 (B,), the classes of the clouds: their categories, where points have labels.
         indices: int64 (B,), which clouds of the set these are.
+        picks: int64 (B, n), which points of its cloud, as the set gives it, each point is; some may come twice.
+        point_labels: int64 (B, n), ``IGNORED`` for points that do not count; None in a set without part names.
     """
 
     points: Tensor
     labels: Tensor
     indices: Tensor
+    picks: Tensor
+    point_labels: Tensor | None = None
 
 
 class Batches:
@@ -47,8 +52,9 @@ class Batches:
 
     In training the order, the draw of points and the augmentation are new in every epoch, and a last batch that is
     not full is left out unless it is the only one. In testing there is one order, the stored one, with all clouds and
-    no augmentation. Every draw is keyed by (seed, purpose, epoch, index of the cloud), so it does not depend on the
-    batch; ``rotate_y_batch`` alone, which is defined so, is keyed by the number of the batch.
+    no augmentation. Labels of points go with their points. Every draw is keyed by (seed, purpose, epoch, index of the
+    cloud), so it does not depend on the batch; ``rotate_y_batch`` alone, which is defined so, is keyed by the number
+    of the batch.
 
     Args:
         clouds: the set.
@@ -61,7 +67,8 @@ class Batches:
 
     Raises:
         UsageError: an unknown augmentation.
-        DataError: the set is empty, or is to be trained on with a single cloud.
+        DataError: the set is empty, or is to be trained on with a single cloud; in a pass, a cloud without a label for
+            each of its points in a set with part names.
     """
 
     def __init__(
@@ -86,6 +93,7 @@ class Batches:
                 "Batch normalization needs at least two clouds to train on.",
             )
         self._clouds = clouds
+        self._fresh = clouds if isinstance(clouds, FreshClouds) else None
         self._labels: Labels = clouds.labels()
         self._preparation = preparation
         self._batch_size = batch_size
@@ -93,7 +101,8 @@ class Batches:
         self._augment = tuple(augment)
         self._training = training
         self._purpose = purpose
-        self._cache = _Cache(CACHE_BYTES)
+        self._trained: _Cache[_Whole] = _Cache(CACHE_BYTES if training else 0)
+        self._tested: _Cache[_Drawn] = _Cache(0 if training else CACHE_BYTES)
         self._small: dict[int, str] | None = {}
 
     def __len__(self) -> int:
@@ -111,43 +120,60 @@ class Batches:
         yield from prefetched(partial(self._batch, epoch, number, chunk) for number, chunk in enumerate(chunks))
         self._tell_of_small_clouds()
 
-    def _batch(self, epoch: int, number: int, indices: npt.NDArray[np.int64]) -> Batch:
-        points = self._training_points(epoch, number, indices) if self._training else self._test_points(indices)
-        return Batch(torch.from_numpy(points), torch.from_numpy(self._labels[indices]), torch.from_numpy(indices))
+    def _batch(self, epoch: int, number: int, indices: Labels) -> Batch:
+        drawn = self._trained_on(epoch, number, indices) if self._training else self._tested_on(indices)
+        point_labels = [own.point_labels for own in drawn if own.point_labels is not None]
+        return Batch(
+            torch.from_numpy(np.stack([own.points for own in drawn])),
+            torch.from_numpy(self._labels[indices]),
+            torch.from_numpy(indices),
+            torch.from_numpy(np.stack([own.picks for own in drawn])),
+            torch.from_numpy(np.stack(point_labels)) if point_labels else None,
+        )
 
-    def _training_points(self, epoch: int, number: int, indices: npt.NDArray[np.int64]) -> Float32:
-        clouds = []
-        for index in indices:
-            cloud = self._cache.get(index)
-            if cloud is None:
-                cloud = self._normalized(index)
-                self._cache.put(index, cloud)
-            clouds.append(cloud)
+    def _trained_on(self, epoch: int, number: int, indices: Labels) -> list[_Drawn]:
         generators = [keyed_generator(self._seed, self._purpose, epoch, index) for index in indices]
-        points = self._preparation.draw(clouds, generators, training=True)
+        wholes = [self._whole(*pair) for pair in zip(indices, generators, strict=True)]
+        drawn = self._draw(wholes, generators)
         for name in self._augment:
             for place, own in enumerate(generators):
                 shared = name in ONE_DRAW_PER_BATCH
                 generator = keyed_generator(self._seed, self._purpose, epoch, name, number) if shared else own
-                points[place] = AUGMENTATIONS[name](points[place], generator)
-        return points
+                drawn[place] = drawn[place]._replace(points=AUGMENTATIONS[name](drawn[place].points, generator))
+        return drawn
 
-    def _test_points(self, indices: npt.NDArray[np.int64]) -> Float32:
-        prepared = {index: self._cache.get(index) for index in indices}
-        missing = [index for index, points in prepared.items() if points is None]
+    def _tested_on(self, indices: Labels) -> list[_Drawn]:
+        prepared = {index: self._tested.get(index) for index in indices}
+        missing = [index for index, drawn in prepared.items() if drawn is None]
         if missing:
-            clouds = [self._normalized(index) for index in missing]
+            wholes = [self._normalized(self._clouds[int(index)], index) for index in missing]
             generators = [keyed_generator(self._seed, "test", index) for index in missing]
-            for index, points in zip(missing, self._preparation.draw(clouds, generators, training=False), strict=True):
-                prepared[index] = points
-                self._cache.put(index, points)
-        return np.stack([points for points in prepared.values() if points is not None])
+            for index, drawn in zip(missing, self._draw(wholes, generators), strict=True):
+                prepared[index] = drawn
+                self._tested.put(index, drawn)
+        return [drawn for drawn in prepared.values() if drawn is not None]
 
-    def _normalized(self, index: int) -> Float32:
-        cloud = self._clouds[int(index)]
+    def _whole(self, index: int, generator: np.random.Generator) -> _Whole:
+        """All of a cloud to be trained on, kept unless it is another one in every epoch."""
+        if self._fresh is not None:
+            return self._normalized(self._fresh.fresh(int(index), generator), index)
+        whole = self._trained.get(index)
+        if whole is None:
+            whole = self._normalized(self._clouds[int(index)], index)
+            self._trained.put(index, whole)
+        return whole
+
+    def _normalized(self, cloud: Cloud, index: int) -> _Whole:
         if self._small is not None and len(cloud.points) < self._preparation.points:
             self._small[int(index)] = f"{cloud.name} with {len(cloud.points)}"
-        return self._preparation.normalized(cloud)
+        labelled = None if cloud.point_labels is None else len(cloud.point_labels)
+        if labelled != (len(cloud.points) if self._clouds.part_names else None):
+            raise DataError(f"{cloud.name}: has {len(cloud.points)} points and {labelled or 'no'} labels of points")
+        return _Whole(self._preparation.normalized(cloud), cloud.point_labels)
+
+    def _draw(self, wholes: Sequence[_Whole], generators: Sequence[np.random.Generator]) -> list[_Drawn]:
+        picks = self._preparation.picks([whole.points for whole in wholes], generators, self._training)
+        return [whole.at(own) for whole, own in zip(wholes, picks, strict=True)]
 
     def _tell_of_small_clouds(self) -> None:
         if self._small:
@@ -161,17 +187,40 @@ class Batches:
         self._small = None
 
 
-class _Cache:
-    """Arrays by index, until ``limit`` bytes are used."""
+class _Drawn(NamedTuple):
+    """What of a cloud is in a batch."""
+
+    points: Float32
+    picks: Labels
+    point_labels: Labels | None
+
+
+class _Whole(NamedTuple):
+    """A normalized cloud."""
+
+    points: Float32
+    point_labels: PointLabels | None
+
+    def at(self, picks: Labels) -> _Drawn:
+        point_labels = None if self.point_labels is None else self.point_labels[picks].astype(np.int64)
+        return _Drawn(self.points[picks], picks, point_labels)
+
+
+T = TypeVar("T", _Drawn, _Whole)
+
+
+class _Cache(Generic[T]):
+    """What is known of clouds by index, until ``limit`` bytes are used."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
-        self._arrays: dict[int, Float32] = {}
+        self._kept: dict[int, T] = {}
 
-    def get(self, index: int) -> Float32 | None:
-        return self._arrays.get(index)
+    def get(self, index: int) -> T | None:
+        return self._kept.get(index)
 
-    def put(self, index: int, array: Float32) -> None:
-        if array.nbytes <= self._left:
-            self._left -= array.nbytes
-            self._arrays[index] = array
+    def put(self, index: int, item: T) -> None:
+        size = sum(array.nbytes for array in item if array is not None)
+        if size <= self._left:
+            self._left -= size
+            self._kept[index] = item

@@ -56,6 +56,33 @@ def checked_clouds(
     return MemoryClouds(points.astype(np.float32, copy=False), labels.astype(np.int64), classes, names)
 
 
+def checked_point_labels(
+    where: str, labels: npt.NDArray[Any], points: int, allowed: Sequence[int], owner: str
+) -> npt.NDArray[np.int64]:
+    """The labels of the points of one cloud.
+
+    Args:
+        where: what a message calls the cloud.
+        labels: integers (points,), or floats without a fraction.
+        points: how many points the cloud has.
+        allowed: what may be there.
+        owner: whose labels these are, for the message; the category for example.
+
+    Raises:
+        DataError: another shape or type, or a label that is not allowed.
+    """
+    if labels.dtype.kind not in "iuf" or labels.shape != (points,):
+        found = f"{labels.dtype} {labels.shape}"
+        raise DataError(f"{where}: the labels of its {points} points are {found}, not integers ({points},)")
+    wrong = np.flatnonzero(~np.isin(labels, allowed))
+    if len(wrong):
+        raise DataError(
+            f"{where}: point {wrong[0]} has the label {labels[wrong[0]]:g}, which {owner} does not have",
+            f"Labels of {owner} are {', '.join(map(str, allowed))}.",
+        )
+    return labels.astype(np.int64)
+
+
 def stacked(path: Path, clouds: Sequence[Any], size: int) -> Float32:
     """The first three columns of every cloud of a list, float32 (len(clouds), size, 3).
 
@@ -80,7 +107,7 @@ def whole_number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def tell_of_count(path: Path, found: int, published: int) -> None:
+def tell_of_count(path: Path, found: int, published: int, what: str = "clouds") -> None:
     """Warn when a file has another number of clouds than the literature's."""
     if found != published:
-        logger.warning("%s has %d clouds, the published set %d: results are not comparable", path, found, published)
+        logger.warning("%s has %d %s, the published set %d: results are not comparable", path, found, what, published)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from geopeft_cli.data.clouds import Cloud, Labels, Splits, Subset
+from geopeft_cli.data.checks import checked_point_labels
+from geopeft_cli.data.clouds import IGNORED, Cloud, Labels, Splits, Subset, every_part
 from geopeft_cli.data.formats import READERS, read_points
+from geopeft_cli.data.formats.labelled import read_labelled
 from geopeft_cli.data.keys import derived_seed
 from geopeft_cli.data.splitting import fractions, require_trained, split_way, stratified
 from geopeft_cli.errors import DataError, MissingDataError, UsageError
@@ -37,6 +39,7 @@ def folder_splits(
     points_for_meshes: int,
     seed: int,
     on_error: Literal["stop", "skip"] = "stop",
+    part_names: Sequence[str] = (),
 ) -> Splits:
     """The parts of a folder of clouds.
 
@@ -53,6 +56,7 @@ def folder_splits(
         points_for_meshes: how many points to draw on a mesh.
         seed: of the split and of the points on meshes.
         on_error: ``stop`` or ``skip``.
+        part_names: the names of the labels of points, which every file then has to hold; empty for none.
 
     Raises:
         UsageError: the split does not go with folders, or names a part that does not exist.
@@ -67,9 +71,13 @@ def folder_splits(
     parts = find(root, split)
     _refuse_overlap(parts)
     classes = tuple(sorted({entry.label for entries in parts.values() for entry in entries}))
+
+    def clouds(entries: Sequence[Entry]) -> FolderClouds:
+        return FolderClouds(entries, classes, points_for_meshes, seed, part_names)
+
     if on_error == "skip":
-        parts = _readable(parts, classes, points_for_meshes)
-    sets = {part: FolderClouds(entries, classes, points_for_meshes, seed) for part, entries in parts.items()}
+        parts = _readable(parts, classes, clouds)
+    sets = {part: clouds(entries) for part, entries in parts.items()}
     if way == "fraction":
         whole = sets["train"]
         drawn = stratified(whole.labels(), classes, fractions(split), seed)
@@ -88,10 +96,15 @@ class FolderClouds:
         classes: names of the labels.
         samples: how many points to draw on a mesh.
         seed: of that draw, which differs from file to file.
+        part_names: the names of the labels of points, which every file then has to hold; empty for none.
     """
 
-    def __init__(self, entries: Sequence[Entry], classes: Sequence[str], samples: int, seed: int) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], classes: Sequence[str], samples: int, seed: int, part_names: Sequence[str] = ()
+    ) -> None:
         self.classes = tuple(classes)
+        self.part_names = tuple(part_names)
+        self.parts = every_part(classes, part_names)
         self._entries = entries
         self._labels: Labels = np.array([self.classes.index(entry.label) for entry in entries], dtype=np.int64)
         self._samples = samples
@@ -103,6 +116,11 @@ class FolderClouds:
     def __getitem__(self, index: int) -> Cloud:
         """The cloud in float64, in the file's own units."""
         entry = self._entries[index]
+        if self.part_names:
+            points, found = read_labelled(entry.path)
+            allowed = (IGNORED, *range(len(self.part_names)))
+            point_labels = checked_point_labels(str(entry.path), found, len(points), allowed, "data.part_names")
+            return Cloud(points, int(self._labels[index]), entry.name, point_labels)
         points = read_points(entry.path, self._samples, derived_seed(self._seed, entry.name))
         return Cloud(points, int(self._labels[index]), entry.name)
 
@@ -225,14 +243,17 @@ def _refuse_overlap(parts: Mapping[str, Sequence[Entry]]) -> None:
                 raise DataError(f"{entry.name} is in {other} and in {part}", "A cloud belongs to one part only.")
 
 
-def _readable(parts: Mapping[str, list[Entry]], classes: Sequence[str], samples: int) -> dict[str, list[Entry]]:
+def _readable(
+    parts: Mapping[str, list[Entry]], classes: Sequence[str], clouds: Callable[[Sequence[Entry]], FolderClouds]
+) -> dict[str, list[Entry]]:
     """Read everything once and leave out what cannot be read."""
     kept: dict[str, list[Entry]] = {part: [] for part in parts}
     skipped = []
     for part, entries in parts.items():
-        for entry in entries:
+        all_of_it = clouds(entries)
+        for index, entry in enumerate(entries):
             try:
-                read_points(entry.path, samples, seed=0)
+                all_of_it[index]
                 kept[part].append(entry)
             except DataError as error:
                 skipped.append(f"  {error.message}")

@@ -3,6 +3,9 @@
 ``points`` is (M, n, 3), or (sum n, 3) with ``offset``: the M ends of the clouds, or these after a leading 0.
 ``label`` is (M,), integers. ``classes``, the names of the labels, is optional, and so is a boolean array (M,) that
 marks the test clouds.
+
+``point_labels``, (M, n) or (sum n,), integers, is optional: the label of every point, or -1 for points that do not
+count. ``part_names`` names these labels. Where they are, ``label`` may be missing: all clouds are then of one class.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geopeft_cli.data.clouds import Cloud, Labels, Splits, Subset
+from geopeft_cli.data.clouds import IGNORED, NO_PARTS, Cloud, Labels, Parts, Splits, Subset
 from geopeft_cli.data.formats.arrays import load_numpy
 from geopeft_cli.data.splitting import fractions, require_trained, split_way, stratified
 from geopeft_cli.errors import DataError, MissingDataError, UsageError
@@ -70,32 +73,36 @@ class PackedClouds:
     def __init__(self, path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         self._path = path
         self._points = _numbers(path, arrays, "points", "f")
-        self._labels: Labels = _numbers(path, arrays, "label", "iu").astype(np.int64)
+        self._labels = _cloud_labels(path, arrays)
         if self._labels.ndim != 1 or not len(self._labels):
             raise DataError(f"{path}: label has the shape {self._labels.shape}, not (clouds,)", _HINT)
         self._bounds = self._boundaries(arrays)
         self.classes = self._class_names(arrays)
         self._check_points()
+        self._point_labels = self._checked_point_labels(arrays)
+        self.part_names = self._names_of_parts(arrays)
+        self.parts = self._parts_of_classes()
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> Cloud:
         """The cloud without points that have a NaN or infinite coordinate."""
-        points = self._slice(index)
+        points = self._slice(self._points, index)
         finite = np.isfinite(points).all(axis=1)
+        point_labels = None if self._point_labels is None else self._slice(self._point_labels, index)[finite]
         # float16 is too coarse to compute in; float64 may hold survey coordinates and is kept
         points = points[finite].astype(np.promote_types(points.dtype, np.float32))
-        return Cloud(points, int(self._labels[index]), f"{self._path.name}[{index}]")
+        return Cloud(points, int(self._labels[index]), f"{self._path.name}[{index}]", point_labels)
 
     def labels(self) -> Labels:
         return self._labels
 
-    def _slice(self, index: int) -> npt.NDArray[Any]:
+    def _slice(self, array: npt.NDArray[Any], index: int) -> npt.NDArray[Any]:
         if self._bounds is None:
-            cloud: npt.NDArray[Any] = self._points[index]
+            cloud: npt.NDArray[Any] = array[index]
             return cloud
-        return self._points[self._bounds[index] : self._bounds[index + 1]]
+        return array[self._bounds[index] : self._bounds[index + 1]]
 
     def _boundaries(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Labels | None:
         """None for (M, n, 3), else the M + 1 boundaries of the clouds."""
@@ -131,10 +138,46 @@ class PackedClouds:
 
     def _check_points(self) -> None:
         for index in range(len(self)):
-            points = self._slice(index)
+            points = self._slice(self._points, index)
             if not np.isfinite(points).all(axis=1).any():
                 what = f"{len(points)} points, all of them NaN or infinite" if len(points) else "no points"
                 raise DataError(f"{self._path}: cloud {index} has {what}", "Remove it from the file.")
+
+    def _checked_point_labels(self, arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any] | None:
+        if "point_labels" not in arrays:
+            return None
+        found = _numbers(self._path, arrays, "point_labels", "iu")
+        if found.shape != self._points.shape[:-1]:
+            raise DataError(
+                f"{self._path}: point_labels has the shape {found.shape} for points {self._points.shape}",
+                "It holds one integer a point.",
+            )
+        return found
+
+    def _names_of_parts(self, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[str, ...]:
+        if self._point_labels is None:
+            return ()
+        largest, smallest = int(self._point_labels.max()), int(self._point_labels.min())
+        if "part_names" in arrays:
+            names = tuple(str(name) for name in arrays["part_names"].tolist())
+        else:
+            names = tuple(str(label) for label in range(largest + 1))
+        if smallest < IGNORED or largest >= len(names) or largest < 0:
+            wrong = smallest if smallest < IGNORED else largest
+            raise DataError(
+                f"{self._path}: point_labels holds {wrong}, not in 0..{len(names) - 1} or {IGNORED}",
+                "Labels are indices into `part_names`; -1 is for points that do not count.",
+            )
+        return names
+
+    def _parts_of_classes(self) -> Parts:
+        """The labels that occur in the clouds of each class of the file."""
+        if self._point_labels is None:
+            return NO_PARTS
+        seen: dict[str, set[int]] = {name: set() for name in self.classes}
+        for index, label in enumerate(self._labels):
+            seen[self.classes[label]].update(np.unique(self._slice(self._point_labels, index)).tolist())
+        return {name: tuple(sorted(own - {IGNORED})) for name, own in seen.items()}
 
 
 _HINT = "A packed file holds points (clouds, n, 3), or (all points, 3) with offset, and label (clouds,)."
@@ -147,6 +190,16 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
     if not isinstance(arrays, dict):
         raise DataError(f"{path}: is a single array", _HINT)
     return arrays
+
+
+def _cloud_labels(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Labels:
+    if "label" in arrays or "point_labels" not in arrays:
+        return _numbers(path, arrays, "label", "iu").astype(np.int64)
+    count = len(_numbers(path, arrays, "points", "f"))
+    if "offset" in arrays:
+        offset = _numbers(path, arrays, "offset", "iu")
+        count = len(offset) - (offset[:1].tolist() == [0])
+    return np.zeros(count, dtype=np.int64)
 
 
 def _numbers(path: Path, arrays: Mapping[str, npt.NDArray[Any]], name: str, kinds: str) -> npt.NDArray[Any]:

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from geopeft_cli.data.clouds import Cloud
+from geopeft_cli.data.clouds import Cloud, Labels
 from geopeft_cli.geometry.sampling import farthest_point_sample
 
 logger = logging.getLogger("geopeft")
 
 Float32 = npt.NDArray[np.float32]
 Normalize = Literal["unit_sphere", "center", "none"]
-Sampling = Literal["fps_random", "fps", "random"]
+Sampling = Literal["fps_random", "fps", "random", "with_replacement"]
 NearOrigin = Literal["skip", "keep"]
 
 CANDIDATES = {1024: 1200, 2048: 2400, 4096: 4800, 8192: 8192}
@@ -38,7 +38,8 @@ class Preparation:
         sampling: ``fps_random`` as published: in training, farthest point sampling of the shuffled cloud to
             1.2 x ``points`` and a random choice among those; in testing, farthest point sampling from the stored
             order. ``fps``: without the random choice. ``random``: distinct points at random; in testing a cloud of
-            exactly ``points`` points keeps its order.
+            exactly ``points`` points keeps its order. ``with_replacement``: every point drawn from the whole cloud, in
+            testing too, as the released part segmentation does it; some points come twice and others not at all.
         near_origin: ``skip`` as published, or ``keep`` to let farthest point sampling pick points near the origin.
     """
 
@@ -70,7 +71,12 @@ class Preparation:
         return points.astype(np.float32)
 
     def draw(self, clouds: Sequence[Float32], generators: Sequence[np.random.Generator], training: bool) -> Float32:
-        """``points`` points of each cloud; a smaller cloud gives all of its points, then random ones of them again.
+        """The points that :meth:`picks` chooses, float32 (len(clouds), points, 3)."""
+        picks = self.picks(clouds, generators, training)
+        return np.stack([cloud[own] for cloud, own in zip(clouds, picks, strict=True)])
+
+    def picks(self, clouds: Sequence[Float32], generators: Sequence[np.random.Generator], training: bool) -> Labels:
+        """Which ``points`` points of each cloud; a smaller cloud gives all of its points, then random ones again.
 
         Args:
             clouds: normalized, each float32 (n, 3) with its own n >= 1.
@@ -78,44 +84,49 @@ class Preparation:
             training: which of the two procedures.
 
         Returns:
-            float32 (len(clouds), points, 3).
+            int64 (len(clouds), points), indices into the cloud.
         """
+        if self.sampling == "with_replacement":
+            return np.stack(
+                [own.integers(len(cloud), size=self.points) for cloud, own in zip(clouds, generators, strict=True)]
+            )
+        orders = [np.arange(len(cloud)) for cloud in clouds]
         if training:
-            clouds = _shuffled(clouds, generators)
+            orders = _shuffled(orders, generators)
         if self.sampling == "fps_random" and training:
-            clouds = _shuffled(self._farthest(clouds, self._candidates), generators)
+            orders = _shuffled(self._farthest(clouds, orders, self._candidates), generators)
         elif self.sampling != "random":
-            clouds = self._farthest(clouds, self.points)
+            orders = self._farthest(clouds, orders, self.points)
         elif not training:
-            clouds = [
-                cloud[generator.permutation(len(cloud))] if len(cloud) > self.points else cloud
-                for cloud, generator in zip(clouds, generators, strict=True)
+            orders = [
+                order[generator.permutation(len(order))] if len(order) > self.points else order
+                for order, generator in zip(orders, generators, strict=True)
             ]
-        return np.stack([self._exactly(*pair) for pair in zip(clouds, generators, strict=True)])
+        return np.stack([self._exactly(*pair) for pair in zip(orders, generators, strict=True)])
 
     @property
     def _candidates(self) -> int:
         return CANDIDATES.get(self.points, math.ceil(1.2 * self.points))
 
-    def _farthest(self, clouds: Sequence[Float32], count: int) -> list[Float32]:
+    def _farthest(self, clouds: Sequence[Float32], orders: Sequence[Labels], count: int) -> list[Labels]:
         """Farthest point sampling to ``count`` points, or as many as there are; clouds of one size go together."""
-        thinned = list(clouds)
+        thinned = list(orders)
         places: dict[int, list[int]] = defaultdict(list)
         for place, cloud in enumerate(clouds):
             if len(cloud) >= self.points:
                 places[len(cloud)].append(place)
         for size, group in places.items():
-            together = torch.from_numpy(np.stack([clouds[place] for place in group]))
+            together = torch.from_numpy(np.stack([clouds[place][orders[place]] for place in group]))
             picked = farthest_point_sample(together, min(count, size), self.near_origin)
             for place, picks in zip(group, picked.numpy(), strict=True):
-                thinned[place] = clouds[place][picks]
+                thinned[place] = orders[place][picks]
         return thinned
 
-    def _exactly(self, cloud: Float32, generator: np.random.Generator) -> Float32:
-        missing = self.points - len(cloud)
+    def _exactly(self, order: Labels, generator: np.random.Generator) -> Labels:
+        missing = self.points - len(order)
         if missing <= 0:
-            return cloud[: self.points]
-        return np.concatenate([cloud, cloud[generator.integers(len(cloud), size=missing)]])
+            return order[: self.points]
+        return np.concatenate([order, order[generator.integers(len(order), size=missing)]])
 
     def _warn_of_large(self, cloud: Cloud) -> None:
         largest = float(np.abs(cloud.points).max())
@@ -128,5 +139,5 @@ class Preparation:
             )
 
 
-def _shuffled(clouds: Sequence[Float32], generators: Sequence[np.random.Generator]) -> list[Float32]:
-    return [cloud[generator.permutation(len(cloud))] for cloud, generator in zip(clouds, generators, strict=True)]
+def _shuffled(orders: Sequence[Labels], generators: Sequence[np.random.Generator]) -> list[Labels]:
+    return [order[generator.permutation(len(order))] for order, generator in zip(orders, generators, strict=True)]

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from geopeft_cli.data.clouds import Cloud, Splits
+from geopeft_cli.data.clouds import NO_PARTS, Cloud, Splits
 from geopeft_cli.data.furniture import bed, bookshelf, chair, desk, sofa, stool, table
 from geopeft_cli.data.keys import keyed_generator
 from geopeft_cli.data.objects import airplane, bin_, bottle, car, guitar, lamp, mug
@@ -58,6 +58,8 @@ class Shapes:
     """
 
     classes = CLASSES
+    part_names: tuple[str, ...] = ()
+    parts = NO_PARTS
 
     def __init__(self, domain: str, part: str, per_class: int, seed: int, points: int) -> None:
         if domain not in DOMAINS:

@@ -7,7 +7,10 @@ from typing import Any
 from geopeft_cli.data.clouds import Splits
 from geopeft_cli.errors import UsageError
 
-FORMATS = ("shapes", "folder", "packed", "scanobjectnn", "modelnet40", "modelnet10", "modelnet_fewshot")
+FORMATS = (
+    *("shapes", "folder", "packed", "scanobjectnn", "modelnet40", "modelnet10", "modelnet_fewshot"),
+    *("shapenetpart", "s3dis_blocks"),
+)
 
 POINTS_ON_MESHES = 4
 """Points drawn on a mesh for every point that the model sees, so that an epoch's draw differs from the last one's."""
@@ -52,4 +55,13 @@ def splits_for(format: str, **values: Any) -> Splits:
 
         values.pop("seed", None)  # nothing of a published fold is drawn
         return modelnet_fewshot_splits(**values)
+    if format == "shapenetpart":
+        from geopeft_cli.data.shapenetpart import shapenetpart_splits
+
+        values.pop("seed", None)  # nothing of the published lists is drawn
+        return shapenetpart_splits(**values)
+    if format == "s3dis_blocks":
+        from geopeft_cli.data.s3dis_blocks import s3dis_block_splits
+
+        return s3dis_block_splits(**values)
     raise UsageError(f"data.format: unknown {format!r}", f"Use {', '.join(FORMATS)}.")

@@ -16,10 +16,16 @@ from geopeft_cli.errors import GeopeftError
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Logits (clouds, classes) and labels (clouds,) of a split, in its order, with the task's metrics in percent."""
+    """What came out for a split, in its order.
 
-    logits: Tensor
-    labels: Tensor
+    Attributes:
+        outcomes: logits (clouds, classes); or, for a label a point, the decisions (clouds, N).
+        targets: the truth, (clouds,) or (clouds, N).
+        metrics: of the task, in percent.
+    """
+
+    outcomes: Tensor
+    targets: Tensor
     metrics: dict[str, float]
 
 
@@ -35,25 +41,29 @@ def evaluate(
     Raises:
         GeopeftError: an output is not finite, with the index of the first such cloud.
     """
-    assert model.task is not None
+    task = model.task
+    assert task is not None
     was_training = model.training
     model.eval()
-    logits, labels = [], []
+    outcomes, targets, told = [], [], []
     try:
         for batch in batches:
+            conditions = [tensor.to(device) for tensor in task.conditions(batch)]
             with autocast():
-                output = model(batch.points.to(device)).float().cpu()
-            if not output.isfinite().all():
-                row = int((~output.isfinite().all(dim=1)).nonzero()[0])
+                output = model(batch.points.to(device), *conditions).float()
+            finite = output.isfinite().flatten(1).all(dim=1)
+            if not finite.all():
+                row = int((~finite).nonzero()[0])
                 raise GeopeftError(
                     f"the output for cloud {int(batch.indices[row])} is not finite",
                     "The weights have diverged, or the cloud holds values that are not finite.",
                 )
-            logits.append(output)
-            labels.append(batch.labels)
+            outcomes.append(task.outcome(output, *conditions).cpu())
+            targets.append(task.targets(batch))
+            told.append(task.conditions(batch))
     finally:
         model.train(was_training)
-    if not logits:
+    if not outcomes:
         raise GeopeftError("the split holds no clouds", "Choose another with evaluation.split.")
-    all_logits, all_labels = torch.cat(logits), torch.cat(labels)
-    return Evaluation(all_logits, all_labels, model.task.metrics(all_logits, all_labels))
+    found, true = torch.cat(outcomes), torch.cat(targets)
+    return Evaluation(found, true, task.metrics(found, true, *(torch.cat(each) for each in zip(*told, strict=True))))

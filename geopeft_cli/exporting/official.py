@@ -18,13 +18,15 @@ from geopeft_cli.errors import ExportError
 from geopeft_cli.exporting.verification import Verification, prepared, record, require_suffix, standalone
 from geopeft_cli.storage import new_file
 from geopeft_cli.tasks.classification import Classification
+from geopeft_cli.tasks.segmentation import Segmentation
 
 
 def export_official(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest) -> Verification:
     """Write a fine-tuned model in the layout of its authors' fine-tuning runs, read it back, and compare bitwise.
 
-    A ``.pth`` file has the keys ``base_model``, ``epoch``, ``metrics`` and ``best_metrics``; a ``.safetensors`` file
-    is flat, with the backbone's settings, class names and input preparation in its header.
+    A ``.pth`` file of a classifier has the keys ``base_model``, ``epoch``, ``metrics`` and ``best_metrics``, one of a
+    segmentation model ``model_state_dict`` and ``epoch``; a ``.safetensors`` file is flat, with the backbone's
+    settings, class names and input preparation in its header.
 
     Args:
         model: with its task, without wrappers: plain or merged.
@@ -43,7 +45,7 @@ def export_official(model: Backbone, path: Path, clouds: Tensor, manifest: Manif
     clouds = prepared(clouds, model)
     with new_file(path) as partial:
         if path.suffix == ".pth":
-            torch.save({"base_model": tensors, **_progress(manifest)}, partial)
+            torch.save(_container(model, tensors, manifest), partial)
         else:
             header = {"format": "pt", SETTINGS_KEY: json.dumps(model.settings()), **record(manifest)}
             write_tensors(partial, tensors, header)
@@ -54,7 +56,7 @@ def export_official(model: Backbone, path: Path, clouds: Tensor, manifest: Manif
 
 
 def official_tensors(model: Backbone) -> dict[str, Tensor]:
-    """All tensors of a classifier by official name, as contiguous copies on the CPU.
+    """All tensors of a fine-tuned model by official name, as contiguous copies on the CPU.
 
     Raises:
         ExportError: the official class has no place for a part of the model; the hint names the way out.
@@ -66,8 +68,15 @@ def official_tensors(model: Backbone) -> dict[str, Tensor]:
             f"the official layout has no place for the {type(wrapper).__name__} at {name}", _way_out(wrappers)
         )
     task = model.task
-    if not isinstance(task, Classification):
-        raise ExportError("the official layout that is written here is a classifier's", "Give a trained classifier.")
+    if isinstance(task, Classification):
+        _require_official_head(task)
+    elif not isinstance(task, Segmentation):
+        raise ExportError("the official layout is one of classifiers and segmentation models", "Give a trained one.")
+    state = official_state(model)
+    return {model.layout.file_name(name): tensor.cpu().clone().contiguous() for name, tensor in state.items()}
+
+
+def _require_official_head(task: Classification) -> None:
     if task.fusion["layers"]:
         raise ExportError(
             "the official classifier has no feature fusion",
@@ -78,8 +87,6 @@ def official_tensors(model: Backbone) -> dict[str, Tensor]:
             f"the official classifier has the mlp head, this model a {task.head} one",
             "Export to onnx or pt2, or train with task.head=mlp.",
         )
-    state = official_state(model)
-    return {model.layout.file_name(name): tensor.cpu().clone().contiguous() for name, tensor in state.items()}
 
 
 def _way_out(wrappers: dict[str, Wrapper]) -> str:
@@ -96,6 +103,12 @@ def _way_out(wrappers: dict[str, Wrapper]) -> str:
     )
 
 
+def _container(model: Backbone, tensors: dict[str, Tensor], manifest: Manifest) -> dict[str, Any]:
+    if model.dense:
+        return {"model_state_dict": tensors, "epoch": int(manifest.selection.get("epoch", 0))}
+    return {"base_model": tensors, **_progress(manifest)}
+
+
 def _progress(manifest: Manifest) -> dict[str, Any]:
     """What the authors' loaders print and resume from, beside the weights."""
     figures: dict[str, float] = manifest.metrics.get("test") or next(iter(manifest.metrics.values()), {})
@@ -107,7 +120,7 @@ def _progress(manifest: Manifest) -> dict[str, Any]:
 def _difference(path: Path, model: Backbone, clouds: Tensor) -> float:
     """The largest difference of the logits between the model and what the file gives."""
     assert model.task is not None
-    checkpoint = read_checkpoint(str(path), model.name, model.layout)
+    checkpoint = read_checkpoint(str(path), model.name, model.layout, dense=model.dense)
     again = type(model)(**model.settings())
     load_backbone(again, checkpoint)
     type(model.task)(**model.task.settings()).attach(again)

@@ -19,7 +19,15 @@ from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.contracts import Backbone
 from geopeft_cli.errors import ExportError, MissingDependencyError
 from geopeft_cli.exporting.program import trace
-from geopeft_cli.exporting.verification import Verification, prepared, record, require_suffix, standalone, verify
+from geopeft_cli.exporting.verification import (
+    Verification,
+    arguments,
+    prepared,
+    record,
+    require_suffix,
+    standalone,
+    verify,
+)
 from geopeft_cli.storage import new_file
 
 PROVIDERS = ["CPUExecutionProvider"]
@@ -28,9 +36,10 @@ PROVIDERS = ["CPUExecutionProvider"]
 def export_onnx(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest) -> Verification:
     """Write one ONNX file that holds weights, grouping and all, and verify it with onnxruntime.
 
-    Input ``points`` float32 (batch, n, 3), output ``logits`` float32 (batch, classes), for any batch and any n
-    that gives every group its points. Class names and input preparation are in the metadata of the file. The graph
-    has operators of the standard alone.
+    Input ``points`` float32 (batch, n, 3) and, where the model is told them, ``categories`` int64 (batch,); output
+    ``logits`` float32 (batch, classes), or (batch, n, classes) for a label a point; for any batch and any n that gives
+    every group its points. Class names and input preparation are in the metadata of the file. The graph has operators
+    of the standard alone.
 
     Args:
         model: with its task, with or without wrappers.
@@ -68,12 +77,12 @@ def _translated(model: Backbone, clouds: Tensor) -> Any:
     """The model as an ``onnx.ModelProto``, not optimized."""
     import onnxscript.optimizer
 
-    program = trace(model, clouds)
+    program, names = trace(model, clouds), list(arguments(model, clouds))
     with _quiet():
         # torch's own optimizer takes most of the time and leaves the folding of large weights undone
         try:
             exported = torch.onnx.export(
-                program, (), dynamo=True, input_names=["points"], output_names=["logits"], verbose=False, optimize=False
+                program, (), dynamo=True, input_names=names, output_names=["logits"], verbose=False, optimize=False
             )
         except RuntimeError as error:
             raise ExportError(
@@ -109,20 +118,22 @@ def _folded(graph: Any) -> Any:
         del entry.metadata_props[:]
     del folded.graph.metadata_props[:]
     del folded.graph.value_info[:]
-    points, logits = folded.graph.input[0], folded.graph.output[0]
-    for value, names in ((points, ("batch", "n")), (logits, ("batch",))):
-        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+    for value in (*folded.graph.input, *folded.graph.output):
+        free = [dimension for dimension in value.type.tensor_type.shape.dim if not dimension.HasField("dim_value")]
+        for dimension, name in zip(free, ("batch", "n"), strict=False):
             dimension.dim_param = name
     return folded
 
 
-def _runner(path: Path) -> Callable[[Tensor], Tensor]:
+def _runner(path: Path) -> Callable[..., Tensor]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, _options(), providers=PROVIDERS)
 
-    def run(points: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"points": points.numpy()})[0])
+    names = [each.name for each in session.get_inputs()]
+
+    def run(*given: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], dict(zip(names, (x.numpy() for x in given), strict=True)))[0])
 
     return run
 

@@ -24,7 +24,6 @@ from geopeft_cli.methods.lora import LowRankUpdate
 from geopeft_cli.storage import new_folder
 
 BASE = "base_model.safetensors"
-HEAD = "cls_head_finetune"
 TOLERANCE = 1e-5
 
 
@@ -56,11 +55,14 @@ def export_peft(
     tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in official_state(model).items()}
     factors = {f"{layer}.{factor}.weight" for layer in wrappers for factor in ("lora_A", "lora_B")}
     base = {name: tensor for name, tensor in tensors.items() if name not in factors}
-    adapter = {name: tensor for name, tensor in tensors.items() if name in factors or name.startswith(f"{HEAD}.")}
+    assert model.task is not None
+    tops = {name.partition(".")[0] for name in tensors}
+    heads = [name for name in model.task.head_names if name in tops and name != "fusion"]
+    adapter = {name: t for name, t in tensors.items() if name in factors or name.partition(".")[0] in heads}
     with new_folder(folder) as partial:
         write_tensors(partial / BASE, base, {"format": "pt", SETTINGS_KEY: json.dumps(model.settings())})
         write_tensors(partial / TENSORS, {PREFIX + name: t for name, t in adapter.items()}, {"format": "pt"})
-        write_config(partial / CONFIG, "lora", settings, wrappers, [HEAD], BASE)
+        write_config(partial / CONFIG, "lora", settings, wrappers, heads, BASE)
         (partial / CARD).write_text(_card(model, manifest), encoding="utf-8")
         size = sum(file.stat().st_size for file in partial.iterdir())
         return _verify(partial, standalone(model), clouds, size)

@@ -14,6 +14,7 @@ from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.contracts import Backbone
 from geopeft_cli.exporting.verification import (
     Verification,
+    arguments,
     prepared,
     record,
     require_suffix,
@@ -30,8 +31,10 @@ LARGEST = 2**31 - 1  # torch 2.6 records no graph for sizes without an upper bou
 def export_program(model: Backbone, path: Path, clouds: Tensor, manifest: Manifest) -> Verification:
     """Write a ``.pt2`` file for ``torch.export.load`` that holds weights, grouping and all, and verify it.
 
-    Its one argument is ``points`` (batch, n, 3), its result the logits (batch, classes), for any batch and any n
-    that gives every group its points. The extra file ``geopeft.json`` holds class names and input preparation.
+    Its argument is ``points`` (batch, n, 3), with ``categories`` int64 (batch,) behind it where the model is told
+    them, its result the logits (batch, classes), or (batch, n, classes) for a
+    label a point, for any batch and any n that gives every group its points. The extra file ``geopeft.json`` holds
+    class names and input preparation.
 
     Args:
         model: with its task, with or without wrappers.
@@ -61,11 +64,12 @@ def trace(model: Backbone, clouds: Tensor) -> ExportedProgram:
 
     Source positions are left out: they are the paths of this machine.
     """
-    dims = {0: Dim("batch", min=1, max=LARGEST), 1: Dim("n", min=model.fewest_points, max=LARGEST)}
-    example = resized(clouds, 3, clouds.shape[1])
+    batch, n = Dim("batch", min=1, max=LARGEST), Dim("n", min=model.fewest_points, max=LARGEST)
+    example = arguments(model, resized(clouds, 3, clouds.shape[1]))
+    dims = {name: {0: batch, 1: n} if name == "points" else {0: batch} for name in example}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(model, (example,), dynamic_shapes={"points": dims}, strict=False)
+        program = torch.export.export(model, tuple(example.values()), dynamic_shapes=dims, strict=False)
     program.graph.eliminate_dead_code()  # questions about dtypes, which torch 2.6 writes but cannot read
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)

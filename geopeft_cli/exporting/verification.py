@@ -53,6 +53,15 @@ def standalone(model: Backbone) -> Backbone:
     return alone.requires_grad_(False)
 
 
+def arguments(model: Backbone, points: Tensor) -> dict[str, Tensor]:
+    """What a program is called with, by name: clouds (B, N, 3) and, where the model is told them, their categories."""
+    assert model.task is not None
+    if not model.task.tells_categories:
+        return {"points": points}
+    count = len(model.task.settings()["classes"])
+    return {"points": points, "categories": torch.arange(len(points)) % count}
+
+
 def prepared(clouds: Tensor, model: Backbone) -> Tensor:
     """Clouds to verify with, checked against what the backbone needs: float32 (B, N, 3) on the CPU.
 
@@ -68,11 +77,14 @@ def prepared(clouds: Tensor, model: Backbone) -> Tensor:
 def record(manifest: Manifest) -> dict[str, str]:
     """What a program says about itself: class names as JSON, the preparation of its input, the version that wrote it.
 
+    Of segmentation, ``part_names`` are those of the logits, and ``parts`` says which of them each class has.
     ``points`` is the cloud size of the training, not a requirement: a program takes clouds of any size.
     """
     data = manifest.recipe["data"]
     return {
         "classes": json.dumps(manifest.classes),
+        **({"part_names": json.dumps(manifest.part_names)} if manifest.part_names else {}),
+        **({"parts": json.dumps(manifest.parts)} if manifest.part_names else {}),
         "points": str(data["points"]),
         "normalize": str(data["normalize"]),
         "geopeft_version": __version__,
@@ -106,11 +118,11 @@ def resized(clouds: Tensor, batch: int, points: int) -> Tensor:
 
 
 @torch.no_grad()
-def verify(run: Callable[[Tensor], Tensor], model: Backbone, clouds: Tensor, path: Path) -> Verification:
+def verify(run: Callable[..., Tensor], model: Backbone, clouds: Tensor, path: Path) -> Verification:
     """Compare a written program with the model.
 
     Args:
-        run: the program, read back from ``path``: (batch, points, 3) -> (batch, classes).
+        run: the program, read back from ``path``: what :func:`arguments` gives -> logits.
         model: the model in evaluation mode on the CPU.
         clouds: what :func:`prepared` returned.
         path: what was written.
@@ -121,8 +133,8 @@ def verify(run: Callable[[Tensor], Tensor], model: Backbone, clouds: Tensor, pat
     cases, largest = [], 0.0
     for points in point_counts(clouds.shape[1], model.fewest_points):
         for batch in BATCHES:
-            given = resized(clouds, batch, points)
-            expected, found = model(given), run(given)
+            given = arguments(model, resized(clouds, batch, points)).values()
+            expected, found = model(*given), run(*given)
             difference = disagreement(found, expected, f"{batch} clouds of {points} points")
             largest = max(largest, difference)
             cases.append((batch, points))

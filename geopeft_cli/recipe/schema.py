@@ -39,13 +39,14 @@ class DataSettings(Section):
     """How every cloud is prepared, whatever its source.
 
     ``sampling`` says how ``points`` are drawn from a larger cloud: ``fps_random`` as published (training: farthest
-    point sampling to 1.2 x ``points``, then a random choice; testing: farthest point sampling), ``fps`` in both, or
-    ``random``. A smaller cloud repeats points. ``on_error`` says what an unreadable cloud among good ones does.
+    point sampling to 1.2 x ``points``, then a random choice; testing: farthest point sampling), ``fps`` in both,
+    ``random``, or ``with_replacement``, as published for part segmentation, in testing too. A smaller cloud repeats
+    points. ``on_error`` says what an unreadable cloud among good ones does.
     """
 
     points: PositiveCount = 1024
     normalize: Normalize = "unit_sphere"
-    sampling: Literal["fps_random", "fps", "random"] = "random"
+    sampling: Literal["fps_random", "fps", "random", "with_replacement"] = "random"
     augment: tuple[Augmentation, ...] = ()
     on_error: Literal["stop", "skip"] = "stop"
 
@@ -105,15 +106,22 @@ class FieldSplit(Section):
 
 
 class FolderData(DataSettings):
-    """Clouds and meshes of the user's own, in class folders or named by list files."""
+    """Clouds and meshes of the user's own, in class folders or named by list files.
+
+    With ``part_names``, the names of the labels of points, every file has to hold such labels.
+    """
 
     format: Literal["folder"]
     root: Text
+    part_names: tuple[Text, ...] = ()
     split: Annotated[FractionSplit | FolderSplit | ListSplit, Field(discriminator="by")] = FractionSplit(by="fraction")
 
 
 class PackedData(DataSettings):
-    """One ``.npz`` file: ``points`` (clouds, n, 3) or (sum n, 3) with ``offset``, ``label``, and ``classes``."""
+    """One ``.npz`` file: ``points`` (clouds, n, 3) or (sum n, 3) with ``offset``, ``label``, and ``classes``.
+
+    ``point_labels`` in it, with ``part_names``, label the points.
+    """
 
     format: Literal["packed"]
     path: Text
@@ -157,8 +165,54 @@ class ModelNetFewshotData(DataSettings):
     fold: Annotated[Count, Field(le=9)] = 0
 
 
+class ShapeNetPartData(DataSettings):
+    """ShapeNetPart; ``root`` is the folder ``shapenetcore_partanno_segmentation_benchmark_v0_normal``.
+
+    Published results train on the training and validation lists together. ``validation: true`` keeps them apart.
+    """
+
+    format: Literal["shapenetpart"]
+    root: Text
+    validation: Switch = False
+    points: PositiveCount = 2048
+
+
+Area = Annotated[PositiveCount, Field(le=6)]
+
+
+class S3DISBlocksData(DataSettings):
+    """Blocks of one by one meter of the rooms of S3DIS; ``root`` is the folder ``stanford_indoor3d``.
+
+    ``test`` measures on random ``blocks``, always the same, or on all points of whole ``rooms``, which ``passes`` says
+    how often to go over.
+    """
+
+    format: Literal["s3dis_blocks"]
+    root: Text
+    test_area: Area = 5
+    validation_area: Area | None = None
+    test: Literal["blocks", "rooms"] = "blocks"
+    passes: PositiveCount = 3
+    points: PositiveCount = 2048
+    normalize: Normalize = "none"
+
+    @model_validator(mode="after")
+    def _areas_differ(self) -> S3DISBlocksData:
+        if self.validation_area == self.test_area:
+            raise mistake("validation_area", f"is {self.test_area}, the test area")
+        return self
+
+
 DataSection = Annotated[
-    ShapesData | FolderData | PackedData | ScanObjectNNData | ModelNet40Data | ModelNet10Data | ModelNetFewshotData,
+    ShapesData
+    | FolderData
+    | PackedData
+    | ScanObjectNNData
+    | ModelNet40Data
+    | ModelNet10Data
+    | ModelNetFewshotData
+    | ShapeNetPartData
+    | S3DISBlocksData,
     Field(discriminator="format"),
 ]
 
@@ -282,6 +336,32 @@ class ClassificationTask(Section):
     fusion: FusionSettings = FusionSettings()
 
 
+class SegmentationTask(Section):
+    """A label for every point, by the official head of the backbone; ``head_from`` as for classification."""
+
+    head_from: Literal["fresh", "checkpoint"] = "fresh"
+
+
+class PartSegmentationTask(SegmentationTask):
+    """Parts of objects whose category is given: the head is told it, and only its parts are predicted."""
+
+    name: Literal["part_segmentation"]
+
+
+class SceneSegmentationTask(SegmentationTask):
+    """Classes of the points of a scene. ``class_weights: cube_root`` weighs each by (largest share / own)^(1/3) in the
+    loss."""
+
+    name: Literal["scene_segmentation"]
+    class_weights: Literal["equal", "cube_root"] = "equal"
+
+
+TaskSection = Annotated[ClassificationTask | PartSegmentationTask | SceneSegmentationTask, Field(discriminator="name")]
+
+# Networks without an official head for a label a point.
+WITHOUT_POINT_HEAD = ("i2p_mae", "mamba3d", "point_mamba")
+
+
 class GroupSettings(Section):
     """Parameters whose names fit the shell pattern ``match``: ``lr_scale`` times the rate, and their own decay.
 
@@ -299,7 +379,8 @@ class TrainingSection(Section):
     fit a name, the first takes it.
 
     ``select`` says which weights are kept: the ``last`` epoch's, the best on the validation split, or the best on the
-    test split, which is labelled so wherever its number is printed.
+    test split, which is labelled so wherever its number is printed. ``optimizer_steps: 2`` steps once more before the
+    gradient is clipped, as the released loops of segmentation do.
     """
 
     epochs: PositiveCount = 300
@@ -313,6 +394,7 @@ class TrainingSection(Section):
     groups: tuple[GroupSettings, ...] = ()
     clip_norm: PositiveNumber | None = 10.0
     accumulation: PositiveCount = 1
+    optimizer_steps: Annotated[PositiveCount, Field(le=2)] = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     device: Device = "auto"
     threads: PositiveCount | None = None
@@ -320,6 +402,12 @@ class TrainingSection(Section):
     evaluate_every: PositiveCount = 1
     checkpoint_every: PositiveCount = 1
     tensorboard: Switch = False
+
+    @model_validator(mode="after")
+    def _scaled_gradients_step_once(self) -> TrainingSection:
+        if self.optimizer_steps > 1 and self.precision == "fp16":
+            raise mistake("optimizer_steps", "must be 1 with precision fp16, whose scaled gradients are used once")
+        return self
 
 
 class EvaluationSection(Section):
@@ -347,10 +435,26 @@ class Recipe(Section):
     data: DataSection
     backbone: BackboneSection
     method: MethodSection
-    task: ClassificationTask = ClassificationTask()
+    task: TaskSection = ClassificationTask()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     published: tuple[Published, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_task_is_classification(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(task := values.get("task"), Mapping) and "name" not in task:
+            return {**values, "task": {"name": "classification", **task}}
+        return values
+
+    @model_validator(mode="after")
+    def _segmentation_has_a_head(self) -> Recipe:
+        if isinstance(self.task, PartSegmentationTask | SceneSegmentationTask):
+            if self.backbone.name in WITHOUT_POINT_HEAD:
+                raise mistake("task.name", f"is {self.task.name}, and {self.backbone.name} has no head for points")
+            if self.backbone.reconstruction:
+                raise mistake("backbone.reconstruction", f"is for classification, not for {self.task.name}")
+        return self
 
     @model_validator(mode="after")
     def _splits_exist(self) -> Recipe:
@@ -366,4 +470,6 @@ def _has_validation(data: DataSection) -> bool:
         return data.validation_per_class > 0
     if isinstance(data, FolderData | PackedData):
         return bool(data.split.validation)
+    if isinstance(data, S3DISBlocksData):
+        return data.validation_area is not None
     return not isinstance(data, ModelNetFewshotData) and data.validation > 0

@@ -67,16 +67,19 @@ def print_metrics(metrics: Mapping[str, float], title: str, out: Console) -> Non
     out.print(f"{title}: {figures}")
 
 
-def print_confusions(classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console) -> None:
+def print_confusions(
+    classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console, counted: str = "clouds"
+) -> None:
     """Recall by class, and what each class is taken for most often.
 
     Args:
         classes: names.
         counts: confusion matrix, rows are true classes.
+        counted: what it counts.
     """
     view = Table(box=None, pad_edge=False)
     view.add_column("class")
-    view.add_column("clouds", justify="right")
+    view.add_column(counted, justify="right")
     view.add_column("recall", justify="right")
     view.add_column("taken for")
     for index, (name, row) in enumerate(zip(classes, counts, strict=True)):

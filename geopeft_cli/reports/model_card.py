@@ -19,6 +19,8 @@ def model_card(
     total_parameters: int,
     metrics: Mapping[str, Mapping[str, float]],
     selection: str,
+    part_names: Sequence[str] = (),
+    parts: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
     """Markdown with the YAML front matter of the Hugging Face hub.
 
@@ -29,6 +31,8 @@ def model_card(
         trainable_parameters, total_parameters: counts, head included.
         metrics: figures in percent, by split.
         selection: which epoch was kept and how, in words.
+        part_names: names of the labels of points, for segmentation.
+        parts: for every class, the labels that its points may have.
     """
     method = recipe["method"]["name"]
     data, training = recipe["data"], recipe["training"]
@@ -58,6 +62,7 @@ def model_card(
         f"| trainable parameters | {trainable_parameters:,} of {total_parameters:,} "
         f"({100 * trainable_parameters / total_parameters:.2f} %), head included |",
         f"| classes | {', '.join(classes)} |",
+        *([f"| labels of points | {', '.join(part_names)} |"] if part_names else []),
         f"| input | {data['points']} points, normalize {data['normalize']}, sampling {data['sampling']} |",
         f"| training | {training['epochs']} epochs, batch {training['batch_size']}, lr {training['lr']}, "
         f"augmentation {augment}, seed {recipe['seed']} |",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from geopeft_cli.checkpoint_layout import POINT_HEAD
+
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _OF_METHODS = (".lora_A.", ".lora_B.", ".most.", ".point_monarch.")
 _FIRST_FACTORS = (".most.blkdiag1", ".monarch_linear.blkdiag1")
@@ -58,6 +60,8 @@ def site_of(name: str, heads: tuple[str, ...] = ("cls_head_finetune", "fusion"))
     top = name.partition(".")[0]
     if top in heads:
         return top
+    if name.startswith(POINT_HEAD):
+        return "head for points"
     for mark in _OF_METHODS:
         if mark in name:
             return name[: name.index(mark)]

@@ -6,6 +6,8 @@ from geopeft_cli.contracts import Task, registered
 
 TASKS = {
     "classification": "geopeft_cli.tasks.classification:Classification",
+    "part_segmentation": "geopeft_cli.tasks.segmentation:PartSegmentation",
+    "scene_segmentation": "geopeft_cli.tasks.segmentation:SceneSegmentation",
 }
 
 

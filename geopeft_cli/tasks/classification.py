@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geopeft_cli.contracts import Backbone, Task
+from geopeft_cli.contracts import Backbone, Confusion, Task
 from geopeft_cli.tasks.fusion import Fusion, fused_layers
 from geopeft_cli.tasks.heads import HEADS
 
@@ -55,7 +55,7 @@ class Classification(Task):
             backbone.fusion = Fusion(backbone.width, layers, self.fusion["affine"])
         backbone.task = self
 
-    def predict(self, backbone: Backbone, points: Tensor) -> Tensor:
+    def predict(self, backbone: Backbone, points: Tensor, categories: Tensor | None = None) -> Tensor:
         head = backbone.get_submodule("cls_head_finetune")
         logits: Tensor
         if not self.fusion["layers"]:
@@ -67,22 +67,25 @@ class Classification(Task):
         logits = head(backbone.pool(tokens, fusion(tokens)))
         return logits
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         logits, count = logits.float(), logits.shape[1]
         if self.label_smoothing == 0.0 or count == 1:
-            return F.cross_entropy(logits, labels)
+            return F.cross_entropy(logits, targets)
         # torch's own smoothing spreads eps over all n classes, the field over the other n - 1
-        targets = torch.full_like(logits, self.label_smoothing / (count - 1))
-        targets.scatter_(1, labels[:, None], 1.0 - self.label_smoothing)
-        return F.cross_entropy(logits, targets)
+        smoothed = torch.full_like(logits, self.label_smoothing / (count - 1))
+        smoothed.scatter_(1, targets[:, None], 1.0 - self.label_smoothing)
+        return F.cross_entropy(logits, smoothed)
 
-    def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    def metrics(self, outcomes: Tensor, targets: Tensor, categories: Tensor | None = None) -> dict[str, float]:
         """Overall accuracy, and the mean over the classes present of their recall, both in percent."""
-        predicted = logits.argmax(dim=1)
-        total = torch.bincount(labels, minlength=len(self.classes))
-        correct = torch.bincount(labels[predicted == labels], minlength=len(self.classes))
+        predicted = outcomes.argmax(dim=1)
+        total = torch.bincount(targets, minlength=len(self.classes))
+        correct = torch.bincount(targets[predicted == targets], minlength=len(self.classes))
         present = total > 0
         return {
-            "accuracy": 100.0 * float(correct.sum()) / len(labels),
+            "accuracy": 100.0 * float(correct.sum()) / len(targets),
             "mean_class_accuracy": 100.0 * float((correct[present].double() / total[present]).mean()),
         }
+
+    def confusion(self, outcomes: Tensor, targets: Tensor) -> Confusion:
+        return Confusion.of(self.classes, outcomes.argmax(dim=1), targets)

@@ -61,6 +61,7 @@ class Plan:
     evaluate_every: int
     checkpoint_every: int
     groups: tuple[OwnGroup, ...] = ()
+    optimizer_steps: int = 1
 
     def rate(self, epoch: int, scale: float = 1.0) -> float:
         """The rate of an epoch for parameters whose highest rate is ``scale`` times that of the others."""
@@ -138,9 +139,12 @@ def train(
         loss_sum = correct = seen = 0.0
         pending = 0
         for step, batch in enumerate(batches.epoch(epoch)):
-            points, labels = ranks.share(batch.points).to(device), ranks.share(batch.labels).to(device)
+            points, targets, *conditions = (
+                ranks.share(tensor).to(device)
+                for tensor in (batch.points, task.targets(batch), *task.conditions(batch))
+            )
             with autocast(plan.precision, device):
-                loss, logits = training_loss(model, task, points, labels)
+                loss, logits = training_loss(model, task, points, targets, *conditions)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(
@@ -151,11 +155,11 @@ def train(
             scaler.scale(loss / accumulated).backward()
             pending += 1
             if pending == accumulated:
-                _update(optimizer, scaler, trainable, plan.clip_norm, ranks)
+                _update(optimizer, scaler, trainable, plan.clip_norm, ranks, plan.optimizer_steps)
                 pending = 0
-            hits = float((logits.detach().argmax(dim=1) == labels).sum())
-            loss_sum, correct, seen = loss_sum + value * len(labels), correct + hits, seen + len(labels)
-            listener.step_done(value, 100.0 * hits / len(labels), rate)
+            hits = float((logits.detach().argmax(dim=-1) == targets).sum()) * len(targets) / targets.numel()
+            loss_sum, correct, seen = loss_sum + value * len(targets), correct + hits, seen + len(targets)
+            listener.step_done(value, 100.0 * hits / len(targets), rate)
         ranks.copy_from_first(model.buffers())
         seconds = time.perf_counter() - started
 
@@ -183,9 +187,10 @@ def train(
         )
         if metrics is not None:
             record["validation" if plan.select != "best_test" else "test"] = metrics
-            better = progress.best_score is None or metrics["accuracy"] > progress.best_score
+            score = metrics[task.score]
+            better = progress.best_score is None or score > progress.best_score
             if plan.select != "last" and better and method.is_settled(epoch, total):
-                progress.best, progress.best_score, progress.best_epoch = progress.tensors, metrics["accuracy"], epoch
+                progress.best, progress.best_score, progress.best_epoch = progress.tensors, score, epoch
         listener.epoch_done(record)
         if ranks.is_first and ((epoch + 1) % plan.checkpoint_every == 0 or epoch + 1 == total):
             save_progress(folder, progress)
@@ -201,9 +206,12 @@ def _update(
     trainable: list[nn.Parameter],
     clip_norm: float | None,
     ranks: Ranks,
+    steps: int = 1,
 ) -> None:
     ranks.average_gradients(trainable)  # still scaled: an overflow on one rank must stop the step on all
     scaler.unscale_(optimizer)
+    if steps == 2:  # as released for segmentation: once with the gradient as it is, once clipped
+        optimizer.step()
     if clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(trainable, clip_norm)
     scaler.step(optimizer)

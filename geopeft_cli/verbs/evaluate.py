@@ -10,7 +10,7 @@ import torch
 
 from geopeft_cli.assemble import make_batches
 from geopeft_cli.errors import UsageError
-from geopeft_cli.evaluation.loop import evaluate
+from geopeft_cli.evaluation.scenes import evaluate_set
 from geopeft_cli.training.precision import autocast, choose_device
 from geopeft_cli.verbs.opening import open_data, open_trained
 
@@ -23,8 +23,9 @@ class Result:
         split: its name.
         clouds: how many it holds.
         metrics: in percent.
-        classes: their names.
+        classes: names of the classes of clouds, or of points where those are labelled.
         confusion: (classes, classes) counts, rows are true classes.
+        counted: what is counted there, ``clouds`` or ``points``.
         select: ``training.select`` of the recipe that the weights were trained with.
         weights_kept: the same in words.
     """
@@ -34,6 +35,7 @@ class Result:
     metrics: dict[str, float]
     classes: list[str]
     confusion: list[list[int]]
+    counted: str
     select: str
     weights_kept: str
 
@@ -56,17 +58,17 @@ def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
         torch.set_num_threads(recipe.training.threads)
     batches = make_batches(recipe, clouds, part, training=False, batch_size=recipe.evaluation.batch_size)
     precision = recipe.training.precision
-    found = evaluate(opened.model.to(device), batches.epoch(0), device, lambda: autocast(precision, device))
-    count = len(opened.manifest.classes)
-    pairs = found.labels * count + found.logits.argmax(dim=1)
-    confusion = torch.bincount(pairs, minlength=count * count).reshape(count, count)
+    found = evaluate_set(opened.model.to(device), clouds, batches, device, lambda: autocast(precision, device))
+    assert opened.model.task is not None
+    confusion = opened.model.task.confusion(found.outcomes, found.targets)
     manifest = opened.manifest
     return Result(
         part,
-        len(found.labels),
+        len(clouds),
         found.metrics,
-        manifest.classes,
-        confusion.tolist(),
+        list(confusion.names),
+        confusion.counts.tolist(),
+        "points" if opened.model.task.is_dense else "clouds",
         select=manifest.recipe["training"]["select"],
         weights_kept=manifest.selection["text"],
     )

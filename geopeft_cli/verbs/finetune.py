@@ -6,7 +6,7 @@ import hashlib
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,24 @@ from torch import Tensor, nn
 
 from geopeft_cli import __version__
 from geopeft_cli.adapters.directory import adapter_state, save_adapter
-from geopeft_cli.adapters.manifest import Manifest
-from geopeft_cli.assemble import Experiment, build, load_splits, make_batches
-from geopeft_cli.contracts import Backbone, load_official_state
-from geopeft_cli.data.batches import Batches
+from geopeft_cli.adapters.manifest import Manifest, label_names
+from geopeft_cli.assemble import Experiment, build, load_splits, make_batches, point_counts
+from geopeft_cli.contracts import Backbone, Vocabulary, load_official_state
 from geopeft_cli.data.clouds import CloudSet, Splits
+from geopeft_cli.data.s3dis_blocks import label_weights
 from geopeft_cli.errors import UsageError
-from geopeft_cli.evaluation.loop import evaluate
+from geopeft_cli.evaluation.scenes import evaluate_set
 from geopeft_cli.recipe.dump import dump_recipe
 from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.recipe.locations import resolve_paths
-from geopeft_cli.recipe.schema import Recipe
+from geopeft_cli.recipe.schema import Recipe, SceneSegmentationTask
 from geopeft_cli.reports.memory import peak_memory
 from geopeft_cli.reports.model_card import model_card
 from geopeft_cli.reports.progress import ProgressBar, RunListener, TensorBoard
 from geopeft_cli.reports.records import MetricsLog, read_records
 from geopeft_cli.storage import new_file, refuse_existing
+from geopeft_cli.tasks import task_class
+from geopeft_cli.tasks.segmentation import SceneSegmentation
 from geopeft_cli.training.checkpoints import load_progress, seed_everything
 from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.training.loop import Outcome, Plan, train
@@ -71,8 +73,11 @@ def prepare(recipe: Recipe) -> tuple[Splits, Experiment]:
     splits = load_splits(recipe)
     if recipe.training.select == "best_validation" and splits.validation is None:
         raise UsageError("training.select: best_validation needs a validation split, and the data has none")
-    experiment = build(recipe, splits.train.classes)
+    experiment = build(recipe, Vocabulary.of(splits.train))
     parameter_groups(experiment.model, recipe.training.weight_decay, experiment.own_groups)
+    if isinstance(recipe.task, SceneSegmentationTask) and recipe.task.class_weights == "cube_root":
+        assert isinstance(experiment.task, SceneSegmentation)
+        experiment.task.weights = torch.from_numpy(label_weights(point_counts(splits.train))).float()
     if experiment.checkpoint.head and recipe.task.head_from == "fresh":
         logger.warning("%s: its head is not used (task.head_from: fresh)", recipe.backbone.checkpoint)
     return splits, experiment
@@ -121,8 +126,7 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     _check_share(model, min(settings.batch_size, len(splits.train)), ranks)
     batches = make_batches(recipe, splits.train, "train", training=True, batch_size=settings.batch_size)
     watched = _watched_split(recipe, splits)
-    measure = Measure(experiment, device)
-    watched_batches = None if watched is None else measure.batches(*watched)
+    measure_watched = None if watched is None else _measuring(experiment, device, *watched)
 
     done = load_progress(folder / CHECKPOINTS)
     if done and done.recipe_digest != digest(recipe):
@@ -147,7 +151,7 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
             device=device,
             folder=folder / CHECKPOINTS,
             collect=lambda: adapter_state(model, experiment.fresh),
-            evaluate=None if watched_batches is None else lambda: measure(watched_batches),
+            evaluate=measure_watched,
             listener=listener,
             ranks=ranks,
             recipe_digest=digest(recipe),
@@ -158,9 +162,9 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
 
     load_official_state(model, outcome.tensors)
     experiment.method.start_epoch(outcome.epoch, epochs_run(settings.schedule, settings.epochs))
-    metrics = {"test": measure(measure.batches("test", splits.test))}
+    metrics = {"test": _measuring(experiment, device, "test", splits.test)()}
     if splits.validation is not None and len(splits.validation):
-        metrics["validation"] = measure(measure.batches("validation", splits.validation))
+        metrics["validation"] = _measuring(experiment, device, "validation", splits.validation)()
     selection = describe_selection(recipe, outcome)
     if not ranks.is_first:
         return Run(folder, recipe, selection, metrics)
@@ -182,20 +186,18 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     return Run(folder, recipe, selection, metrics, summary)
 
 
-class Measure:
-    """Metrics of an experiment's model on a part of its data."""
+def _measuring(
+    experiment: Experiment, device: torch.device, part: str, clouds: CloudSet
+) -> Callable[[], dict[str, float]]:
+    """A function that measures the experiment's model, as it is at the call, on a part of its data."""
+    recipe = experiment.recipe
+    batches = make_batches(recipe, clouds, part, training=False, batch_size=recipe.evaluation.batch_size)
 
-    def __init__(self, experiment: Experiment, device: torch.device) -> None:
-        self.experiment, self.device = experiment, device
+    def measure() -> dict[str, float]:
+        precision = recipe.training.precision
+        return evaluate_set(experiment.model, clouds, batches, device, lambda: autocast(precision, device)).metrics
 
-    def batches(self, part: str, clouds: CloudSet) -> Batches:
-        recipe = self.experiment.recipe
-        return make_batches(recipe, clouds, part, training=False, batch_size=recipe.evaluation.batch_size)
-
-    def __call__(self, batches: Batches) -> dict[str, float]:
-        precision = self.experiment.recipe.training.precision
-        model, device = self.experiment.model, self.device
-        return evaluate(model, batches.epoch(0), device, lambda: autocast(precision, device)).metrics
+    return measure
 
 
 def digest(recipe: Recipe) -> str:
@@ -211,7 +213,9 @@ def describe_selection(recipe: Recipe, outcome: Outcome) -> str:
         return f"last of {total} epochs"
     split = "validation" if select == "best_validation" else "TEST"
     note = "; chosen on the test split: not an unbiased figure" if select == "best_test" else ""
-    return f"epoch {outcome.epoch + 1} of {total}, best on the {split} split ({outcome.score:.2f} %){note}"
+    score = task_class(recipe.task.name).score
+    figure = f"{outcome.score:.2f} %" if score == "accuracy" else f"{score.replace('_', ' ')} {outcome.score:.2f} %"
+    return f"epoch {outcome.epoch + 1} of {total}, best on the {split} split ({figure}){note}"
 
 
 def _check_share(model: Backbone, batch: int, ranks: Ranks) -> None:
@@ -268,7 +272,7 @@ def _save(
     recipe = experiment.recipe.model_dump(mode="json")
     facts: dict[str, Any] = {
         "recipe": recipe,
-        "classes": list(experiment.task.settings()["classes"]),
+        **label_names(experiment.task.settings()),
         "base_sha256": experiment.checkpoint.sha256,
         "trainable_parameters": experiment.trainable_parameters,
         "total_parameters": experiment.total_parameters,

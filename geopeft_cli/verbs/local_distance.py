@@ -14,7 +14,7 @@ from geopeft_cli.adapters.header import read_header
 from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
 from geopeft_cli.adapters.peft_layout import TENSORS, find_adapter
 from geopeft_cli.assemble import Experiment, build, load_splits, make_batches
-from geopeft_cli.contracts import Backbone, Tokens
+from geopeft_cli.contracts import Backbone, Tokens, Vocabulary
 from geopeft_cli.data.clouds import Subset
 from geopeft_cli.errors import GeopeftError, UsageError
 from geopeft_cli.geometry.local_distance import local_distance, neighborhoods
@@ -64,10 +64,10 @@ def measure_local_distance(
     recipe = load_recipe(target, overrides) if lead is None else lead.recipe
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
-    split, points, classes = _clouds(recipe, clouds)
+    split, points, labels = _clouds(recipe, clouds)
     measure = _Measure(points, neighbors, choose_device(recipe.training.device))
 
-    base, missing = _base(recipe, classes, None if lead is None else lead.manifest)
+    base, missing = _base(recipe, labels, None if lead is None else lead.manifest)
     sha256 = base.checkpoint.sha256 if base is not None else ""
     measured = [] if base is None else [measure("base", base.model, sha256)]
     if lead is not None:
@@ -123,24 +123,24 @@ def _by_center(tokens: Tokens, features: Tensor) -> Tensor:
     return total.scatter_add(1, slots.expand_as(spatial), spatial) / count
 
 
-def _clouds(recipe: Recipe, count: int) -> tuple[str, list[Tensor], tuple[str, ...]]:
-    """Name of the split, its first prepared clouds in batches, and the classes."""
+def _clouds(recipe: Recipe, count: int) -> tuple[str, list[Tensor], Vocabulary]:
+    """Name of the split, its first prepared clouds in batches, and what the labels are called."""
     splits = load_splits(recipe)
     split, part = "validation", splits.validation
     if part is None or not len(part):
         split, part = "test", splits.test
     chosen = Subset(part, range(min(count, len(part))))
     batches = make_batches(recipe, chosen, split, training=False, batch_size=recipe.evaluation.batch_size)
-    return split, [batch.points for batch in batches.epoch(0)], splits.train.classes
+    return split, [batch.points for batch in batches.epoch(0)], Vocabulary.of(splits.train)
 
 
-def _base(recipe: Recipe, classes: Sequence[str], manifest: Manifest | None) -> tuple[Experiment | None, str | None]:
+def _base(recipe: Recipe, labels: Vocabulary, manifest: Manifest | None) -> tuple[Experiment | None, str | None]:
     """The pre-trained model of a recipe without its method, or, for a merged file, the reason why there is none."""
     head = recipe.task.model_copy(update={"head_from": "fresh"})
     plain = recipe.model_copy(update={"method": LinearProbeSettings(name="linear_probe"), "task": head})
     merged = manifest is not None and manifest.merged is not None
     try:
-        base = build(plain, classes)
+        base = build(plain, labels)
     except GeopeftError as error:
         if not merged:
             raise

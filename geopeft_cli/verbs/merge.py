@@ -15,7 +15,7 @@ from geopeft_cli.backbones.checkpoint import SETTINGS_KEY, fingerprint
 from geopeft_cli.contracts import Backbone, official_state
 from geopeft_cli.data.clouds import CloudSet
 from geopeft_cli.errors import DataError, UsageError
-from geopeft_cli.evaluation.loop import evaluate
+from geopeft_cli.evaluation.scenes import evaluate_set
 from geopeft_cli.storage import new_file, refuse_existing
 from geopeft_cli.training.precision import choose_device
 from geopeft_cli.verbs.opening import Opened, check_clouds, open_data, open_unmerged
@@ -86,6 +86,6 @@ def accuracies(opened: Opened, model: Backbone) -> tuple[float, float] | None:
     device = choose_device(recipe.training.device)
     batches = make_batches(recipe, clouds, "test", training=False, batch_size=recipe.evaluation.batch_size)
     before, after = (
-        evaluate(each.to(device), batches.epoch(0), device).metrics["accuracy"] for each in (opened.model, model)
+        evaluate_set(each.to(device), clouds, batches, device).metrics["accuracy"] for each in (opened.model, model)
     )
     return before, after

@@ -110,16 +110,21 @@ def open_data(opened: Opened) -> Splits:
         DataError: the data has other classes.
     """
     splits = load_splits(opened.recipe)
-    found, known = list(splits.test.classes), opened.manifest.classes
-    if found != known:
-        detail = (
-            f"it has {len(found)} classes, the adapter {len(known)}"
-            if len(found) != len(known)
-            else f"it has {next(a for a, b in zip(found, known, strict=True) if a != b)!r} "
-            f"where the adapter has {next(b for a, b in zip(found, known, strict=True) if a != b)!r}"
-        )
-        raise DataError(f"the data does not have the classes that {opened.source} was trained on: {detail}")
+    _require_same("classes", splits.test.classes, opened.manifest.classes, opened.source)
+    if opened.manifest.part_names:
+        _require_same("labels of points", splits.test.part_names, opened.manifest.part_names, opened.source)
     return splits
+
+
+def _require_same(what: str, found: Sequence[str], known: Sequence[str], source: Path) -> None:
+    if len(found) != len(known):
+        detail = f"it has {len(found)} {what}, the adapter {len(known)}"
+    else:
+        other = next(((a, b) for a, b in zip(found, known, strict=True) if a != b), None)
+        if other is None:
+            return
+        detail = f"it has {other[0]!r} where the adapter has {other[1]!r}"
+    raise DataError(f"the data does not have the {what} that {source} was trained on: {detail}")
 
 
 def check_clouds(opened: Opened, count: int = 64) -> tuple[list[Tensor], str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from geopeft_cli.adapters.manifest import label_names
 from geopeft_cli.assemble import Experiment
 from geopeft_cli.backbones import BACKBONES, SCENE_BACKBONES, backbone_class, scene_backbone_class
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
@@ -60,6 +63,12 @@ def rates_in_words(experiment: Experiment) -> list[str]:
     ]
 
 
+class _RandomBatch(NamedTuple):
+    points: Tensor
+    labels: Tensor
+    point_labels: Tensor
+
+
 def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:
     """Trainable tensors that no gradient reaches in a few steps on random clouds; the model is changed by them."""
     model, task = experiment.model.train(), experiment.task
@@ -67,12 +76,14 @@ def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:
     optimizer = torch.optim.SGD(parameters.values(), lr=1e-2)
     reached: set[str] = set()
     generator = torch.Generator().manual_seed(0)
-    classes = len(task.settings()["classes"])
+    counts = {name: len(found) for name, found in label_names(task.settings()).items()}
     for _ in range(steps):
         points = torch.rand(4, experiment.recipe.data.points, 3, generator=generator) - 0.5
-        labels = torch.randint(classes, (4,), generator=generator)
+        labels = torch.randint(counts["classes"], (4,), generator=generator)
+        of_points = torch.randint(counts.get("part_names", 1), points.shape[:2], generator=generator)
+        batch = _RandomBatch(points, labels, of_points)
         optimizer.zero_grad()
-        training_loss(model, task, points, labels)[0].backward()
+        training_loss(model, task, points, task.targets(batch), *task.conditions(batch))[0].backward()
         optimizer.step()
         reached |= {name for name, p in parameters.items() if p.grad is not None and bool(p.grad.any())}
     return [name for name in parameters if name not in reached]
@@ -84,15 +95,16 @@ def loadability(path: Path, identity: Identity) -> str:
         return _scene_loadability(path, identity)
     if identity.backbone not in BACKBONES:
         return f"no: {identity.title} is not among the backbones of this version ({', '.join(BACKBONES)})"
-    kind = backbone_class(identity.backbone)
+    kind, dense = backbone_class(identity.backbone), identity.stage in ("part_segmentation", "scene_segmentation")
     try:
-        checkpoint = read_checkpoint(str(path), identity.backbone, kind.layout)
-        backbone = kind(**infer_sizes(checkpoint, {}))
+        checkpoint = read_checkpoint(str(path), identity.backbone, kind.layout, dense=dense)
+        backbone = kind(**infer_sizes(checkpoint, {}), **({"dense": True} if dense else {}))
         fresh = load_backbone(backbone, checkpoint)
     except GeopeftError as error:
         return f"no: {error.message}"
     head = f"; has a head for {identity.classes} classes" if identity.classes else ""
-    return f"yes, as {identity.backbone}{head}" + (f"; starts fresh: {', '.join(fresh)}" if fresh else "")
+    purpose = f" for {identity.stage.replace('_', ' ')}" if dense else ""
+    return f"yes, as {identity.backbone}{purpose}{head}" + (f"; starts fresh: {', '.join(fresh)}" if fresh else "")
 
 
 def _scene_loadability(path: Path, identity: Identity) -> str:

@@ -31,6 +31,8 @@ def write_made(folder: Path, experiment: Experiment, tensors: Mapping[str, Tenso
         total_parameters=manifest.total_parameters,
         metrics=manifest.metrics,
         selection=manifest.selection["text"],
+        part_names=manifest.part_names,
+        parts=manifest.parts,
     )
     method = experiment.method
     write_adapter(folder, experiment.model, tensors, manifest, method.name, method.settings(), card)

@@ -14,7 +14,15 @@ from geopeft_cli.adapters.low_rank import LowRank, nearest_of_rank
 from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.adapters.merge import calibrate, compare, exact_modes, foldable_layers
 from geopeft_cli.assemble import Experiment, build
-from geopeft_cli.contracts import Backbone, DenseUpdate, Foldable, official_name, official_state, select_sites
+from geopeft_cli.contracts import (
+    Backbone,
+    DenseUpdate,
+    Foldable,
+    Vocabulary,
+    official_name,
+    official_state,
+    select_sites,
+)
 from geopeft_cli.errors import MergeError, MergeModeError, UsageError
 from geopeft_cli.methods.dense import require_finite
 from geopeft_cli.recipe.schema import Recipe
@@ -178,7 +186,7 @@ def _lora_experiment(opened: Opened, rank: int, targets: list[str]) -> Experimen
         "tokens": "train" if trained else "freeze",
     }
     values = {**opened.recipe.model_dump(), "method": method}
-    return build(Recipe.model_validate(values), opened.manifest.classes)
+    return build(Recipe.model_validate(values), Vocabulary.of(opened.manifest))
 
 
 def _tensors(

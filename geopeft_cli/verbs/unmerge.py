@@ -19,7 +19,7 @@ from geopeft_cli.assemble import build, read_base, skeleton
 from geopeft_cli.backbones import backbone_class
 from geopeft_cli.backbones.checkpoint import SETTINGS_KEY, Checkpoint, fingerprint
 from geopeft_cli.backbones.files import ASIDE, read_aside, read_tensors
-from geopeft_cli.contracts import Backbone, load_official_state, official_state
+from geopeft_cli.contracts import Backbone, Vocabulary, load_official_state, official_state
 from geopeft_cli.errors import AdapterError, CheckpointError, MergeError, UsageError
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.storage import new_folder, refuse_existing
@@ -148,7 +148,7 @@ def _restore(
         header = {"format": "pt", SETTINGS_KEY: json.dumps(manifest.backbone)}
         write_tensors(file, {prefix + layout.file_name(name): tensor for name, tensor in base.items()}, header)
         section = recipe.backbone.model_copy(update={"checkpoint": str(file), "sha256": None})
-        experiment = build(recipe.model_copy(update={"backbone": section}), manifest.classes, manifest)
+        experiment = build(recipe.model_copy(update={"backbone": section}), Vocabulary.of(manifest), manifest)
         if experiment.checkpoint.sha256 != manifest.base_sha256:
             raise AdapterError(
                 f"the base restored has SHA-256 {experiment.checkpoint.sha256[:12]}…, "

@@ -21,7 +21,7 @@ from geopeft_cli.backbones.sonata import Sonata
 from geopeft_cli.contracts import Scenes
 from geopeft_cli.methods.gem import GEM
 from geopeft_cli.methods.lora import LoRA
-from geopeft_cli.tasks.scene_segmentation import SceneSegmentation
+from geopeft_cli.tasks.voxel_segmentation import VoxelSegmentation
 
 STEPS = 3
 ATTACH = {
@@ -38,7 +38,7 @@ def measured(count: int, method: str) -> str:
     model = Sonata().requires_grad_(False)
     if method != "forward":
         ATTACH[method](model)
-    task = SceneSegmentation([str(label) for label in range(20)])
+    task = VoxelSegmentation([str(label) for label in range(20)])
     task.attach(model)
     model.train(method != "forward")
     voxels = room(count)

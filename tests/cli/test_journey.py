@@ -51,7 +51,7 @@ def test_the_default_place_of_a_run(tiny_recipe: Path, tmp_path: Path, monkeypat
 def test_eval_prints_only_json_on_stdout(most_run: Path) -> None:
     found = json.loads(geopeft("eval", most_run, "evaluation.split=validation", "--json").stdout)
     last = read_records(most_run / "metrics.jsonl")[-1]
-    assert set(found) == {"split", "clouds", "metrics", "classes", "confusion", "select", "weights_kept"}
+    assert set(found) == {"split", "clouds", "metrics", "classes", "confusion", "counted", "select", "weights_kept"}
     assert (found["split"], found["metrics"], found["select"]) == ("validation", last["validation"], "last")
     assert sum(sum(row) for row in found["confusion"]) == found["clouds"]
     hits = sum(row[index] for index, row in enumerate(found["confusion"]))

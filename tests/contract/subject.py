@@ -36,11 +36,12 @@ def clouds(count: int, seed: int = 0) -> Tensor:
     return points / points.norm(dim=-1).amax(dim=1)[:, None, None]
 
 
-def tiny_backbone(name: str) -> Backbone:
+def tiny_backbone(name: str, **settings: Any) -> Backbone:
     """A backbone with every size that its constructor takes made small."""
     kind = backbone_class(name)
     takes = inspect.signature(kind).parameters
-    return kind(**tiny_sizes(name), **{key: value for key, value in SHAPES.items() if key in takes})
+    sizes = tiny_sizes(name) | {key: value for key, value in SHAPES.items() if key in takes}
+    return kind(**sizes | {key: value for key, value in settings.items() if key in takes})
 
 
 def tiny_sizes(name: str) -> dict[str, Any]:
@@ -50,10 +51,10 @@ def tiny_sizes(name: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in takes}
 
 
-def write_checkpoint(name: str, path: Path, seed: int = 0) -> Path:
+def write_checkpoint(name: str, path: Path, seed: int = 0, **settings: Any) -> Path:
     """An official pre-training file of random values, statistics and biases included."""
     generator = torch.Generator().manual_seed(seed)
-    backbone = tiny_backbone(name)
+    backbone = tiny_backbone(name, **settings)
     tensors = {}
     for key, tensor in backbone.state_dict().items():
         if key in backbone.layout.fresh:

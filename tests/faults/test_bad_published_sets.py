@@ -59,6 +59,8 @@ def test_the_scans_are_good_to_begin_with(tiny_recipe: Path, scans: Path, tmp_pa
         ("format: modelnet40", "modelnet40_shape_names.txt"),
         ("format: modelnet10", "modelnet10_shape_names.txt"),
         ("format: modelnet_fewshot, way: 5, shot: 10", "5way_10shot/0.pkl"),
+        ("format: shapenetpart", "shuffled_train_file_list.json"),
+        ("format: s3dis_blocks", "agreement"),
     ],
 )
 def test_a_set_that_is_not_there(refused: Refused, tiny_recipe: Path, tmp_path: Path, data: str, words: str) -> None:
@@ -102,3 +104,15 @@ def test_a_fold_that_is_good(tiny_recipe: Path, tmp_path: Path) -> None:
     arguments = ["finetune", str(tiny_recipe), data, "training.epochs=1", "--output", str(tmp_path / "run")]
     result = CliRunner().invoke(app, arguments)
     assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_the_test_area_for_validation(refused: Refused, tiny_recipe: Path) -> None:
+    message = refused("finetune", tiny_recipe, "data={format: s3dis_blocks, root: gone, validation_area: 5}", code=2)
+    assert "data.validation_area is 5, the test area" in message
+
+
+def test_a_damaged_room(refused: Refused, tiny_recipe: Path, tmp_path: Path) -> None:
+    for area, columns in ((1, 7), (5, 6)):
+        np.save(tmp_path / f"Area_{area}_office_1.npy", np.zeros((9, columns)))
+    message = refused("finetune", tiny_recipe, f"data={{format: s3dis_blocks, root: {tmp_path}}}", code=1)
+    assert "Area_5_office_1.npy: has the shape (9, 6), not (points, 7)" in message

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+import numpy as np
 from safetensors.numpy import save_file
 
 from parity.golden_set import GoldenSet
 
+STEP = 16
 TARGET = Path(__file__).resolve().parent / "golden"
 BACKGROUND = ("prefix",)  # keys outside the uniform ones that a comparison needs, beside configurations of routes
 UNIFORM = ("schema", "set", "subject", "variant", "origin", "config", "files", "inputs", "weights", "outputs", "notes")
@@ -30,22 +33,27 @@ UNIFORM = ("schema", "set", "subject", "variant", "origin", "config", "files", "
 class Core:
     """What to keep of a set: recorded tensors by glob, and of ``config.cases`` the named ones (``None``: all).
 
-    ``without`` names inputs that nothing of it needs.
+    ``without`` names inputs that nothing of it needs. ``thinned`` is kept of every 16th point, under another name.
     """
 
     outputs: tuple[str, ...] = ("*",)
     cases: tuple[str, ...] | None = None
     without: tuple[str, ...] = ()
+    thinned: Mapping[str, str] = field(default_factory=dict)
 
 
 CLASSIFIER = ("logits", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean")
 GPT = ("logits", "fps_idx", "order", "encoder_tokens_mean", "ln_f_mean", "gen_block_mean", "recon_loss")
 STAGES = ("logits", "fps_idx*", "block0.0.mean", "block1.2.mean", "block2.4.mean")
+SEGMENTATION = Core(
+    ("label_feat", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean"), thinned={"log_probs": "logprob_every16"}
+)
 MAMBA = ("logits*", "fps_idx", "knn_center_idx", "alone.norm_first4", "norm_first4")
 SCENE = ("varlen.logits.*", "logits.rows", "stage*.order_head", "stage*.count", "block*.mean", "decoder.mean")
 
 CORES = {
     "act_scan": Core(CLASSIFIER),
+    "act_semseg": SEGMENTATION,
     "gem_small_cfg": Core(("varlen.*.logits.rows", "*latents_final", "gem.logits.rows", "gem.stage?.mean")),
     "i2pmae_modelnet": Core(STAGES),
     "i2pmae_scan": Core(STAGES),
@@ -89,17 +97,22 @@ CORES = {
     "peft_interop": Core(),
     "pointcept_ops": Core(),
     "pointbert_modelnet": Core((*CLASSIFIER, "knn_idx*")),
+    "pointbert_partseg": SEGMENTATION,
     "pointbert_scan": Core(CLASSIFIER),
     "pointgpt_b": Core(GPT),
     "pointgpt_l": Core(GPT),
     "pointgpt_s": Core(GPT),
+    "pointgpt_s_seg": Core(("logprob_every16", "fps_idx_*")),
     "point_m2ae_modelnet40": Core((*STAGES, "mask_count*", "svm_feature*")),
     "point_m2ae_scanobjectnn": Core((*STAGES, "mask_count*", "block_mean_2")),
+    "point_m2ae_seg": Core(("logprob_every16", "fps_idx_*")),
     "pointmae_modelnet": Core((*CLASSIFIER, "knn_idx.*")),
+    "pointmae_partseg": SEGMENTATION,
     "pointmae_scan": Core(CLASSIFIER),
     "pointmamba_scanobjectnn": Core(("logits", "fps_idx", "order_hilbert*", "block_mean", "out_first4", "out_mean")),
     "sonata_small_cfg": Core(SCENE),
     "recon_modelnet": Core((*CLASSIFIER, "knn_idx*")),
+    "recon_partseg": SEGMENTATION,
     "recon_scan": Core(CLASSIFIER),
 }
 
@@ -132,9 +145,10 @@ def write_core(source: Path, target: Path) -> None:
             if name in inputs
             or (not _of_case(name, dropped) and any(fnmatchcase(name, pattern) for pattern in core.outputs))
         }
-        save_file(tensors, target / file)
         names |= tensors.keys()
-    meta["outputs"] = _described(golden, names)
+        thin = {core.thinned[name]: content[name][:, ::STEP] for name in content if name in core.thinned}
+        save_file(tensors | {name: np.ascontiguousarray(tensor) for name, tensor in thin.items()}, target / file)
+    meta["outputs"] = _described(golden, names) | _thinned(golden, core)
     for file in golden.meta["files"]:
         if not file.startswith("io"):
             _copy(golden, file, target, dropped)
@@ -152,6 +166,17 @@ def _described(golden: GoldenSet, names: set[str]) -> dict[str, Any]:
         elif own:
             entry = {key: value for key, value in entry.items() if key not in ("count", "shape", "shapes")}
             entries[pattern] = entry | {"count": len(own), "shapes": {name: shapes[name] for name in own}}
+    return entries
+
+
+def _thinned(golden: GoldenSet, core: Core) -> dict[str, Any]:
+    """The entries of what is kept of every 16th point."""
+    entries: dict[str, Any] = {}
+    for name, kept in core.thinned.items():
+        entry = {key: value for key, value in golden.rules[name].items() if key != "shape"}
+        clouds, points, classes = golden.rules[name]["shape"]
+        entry["meaning"] = f"{entry['meaning']}; points 0, {STEP}, {2 * STEP}, ..."
+        entries[kept] = entry | {"shapes": {kept: [clouds, -(-points // STEP), classes]}}
     return entries
 
 

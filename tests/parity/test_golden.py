@@ -13,7 +13,8 @@ from parity.make_core import CORES, TARGET, write_core
 from parity.subjects import RUNNERS
 
 WHOLE_NETWORKS = (
-    "classifiers", "gem", "mamba3d", "most_point_gpt", "point_gpt", "point_m2ae", "point_mamba", "scenes"
+    "classifiers", "gem", "mamba3d", "most_point_gpt", "point_gpt", "point_m2ae", "point_mamba", "scenes",
+    "segmentation",
 )  # fmt: skip
 WITHOUT_CORE = {"gem_sonata_base", "ptv3_base", "sonata_base"}  # of 46 to 110 million parameters, checked by hand
 

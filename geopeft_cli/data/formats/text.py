@@ -59,6 +59,31 @@ def parse_rows(path: Path, lines: Lines, columns: Sequence[int] = (0, 1, 2)) -> 
         raise DataError(f"{path}: {error}", "Every line must start with three numbers.") from error
 
 
+def read_table(path: Path, width: int) -> npt.NDArray[np.float64]:
+    """All numbers of a file whose lines hold ``width`` numbers each, float64 (lines, width).
+
+    Raises:
+        DataError: the file is empty, or a line holds more, fewer, or something else; names file and line.
+    """
+    content = path.read_text(encoding="utf-8-sig", errors="replace")
+    if not content.strip():
+        raise DataError(f"{path}: is empty", "Copy or extract it again.")
+    try:
+        table = np.loadtxt(content.split("\n"), comments=None, ndmin=2)
+        if table.shape[1] == width:
+            return table
+    except ValueError:
+        pass  # which does not always name the line
+    lines = read_lines(path, comments=())
+    for number, line in lines:
+        if len(line.split()) != width:
+            raise DataError(
+                f"{path}:{number}: {len(line.split())} columns, not {width}: {line[:60]!r}",
+                "The file was cut off or is another one; copy or extract it again.",
+            )
+    return parse_rows(path, lines, range(width))
+
+
 def _blame(path: Path, lines: Lines, columns: Sequence[int]) -> None:
     for number, line in lines:
         words = line.split()

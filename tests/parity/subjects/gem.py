@@ -11,7 +11,7 @@ from geopeft_cli.backbones.scene_transformer import SceneTransformer
 from geopeft_cli.backbones.sonata import Sonata
 from geopeft_cli.contracts import Scenes, official_state
 from geopeft_cli.methods.gem import GEM, carried_latents
-from geopeft_cli.tasks.scene_segmentation import SceneSegmentation
+from geopeft_cli.tasks.voxel_segmentation import VoxelSegmentation
 from parity.golden_set import GoldenSet, Route
 from parity.subjects import Output
 from parity.subjects.scenes import FILE, RULES, constructed, couple, forms, patterns_of, prefixes, recorded, scenes_of
@@ -51,7 +51,7 @@ def adapted(golden: GoldenSet, route: Route) -> SceneTransformer:
         tie_kv="context.k.weight" not in names,
     )
     gem.attach(model)
-    SceneSegmentation([str(index) for index in range(len(route.weights["seg_head.bias"]))]).attach(model)
+    VoxelSegmentation([str(index) for index in range(len(route.weights["seg_head.bias"]))]).attach(model)
     weights, state = as_tensors(route.weights), official_state(model)
     assert state.keys() == weights.keys(), f"not in both: {sorted(state.keys() ^ weights.keys())}"
     with torch.no_grad():

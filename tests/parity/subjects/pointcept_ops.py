@@ -10,7 +10,7 @@ from geopeft_cli.geometry.patches import patch_tables
 from geopeft_cli.geometry.serialization import curve_codes, with_scene
 from geopeft_cli.geometry.sparse_convolution import neighbor_map, submanifold_convolution
 from geopeft_cli.geometry.voxels import fnv_hash, grid_pool
-from geopeft_cli.tasks.scene_segmentation import overlap_counts, segmentation_losses, segmentation_metrics
+from geopeft_cli.tasks.voxel_segmentation import overlap_counts, segmentation_losses, segmentation_metrics
 from parity.golden_set import GoldenSet
 from parity.subjects import Output
 from parity.tensors import as_tensors

@@ -22,7 +22,7 @@ from geopeft_cli.backbones.scene_level import PatchRule, SceneLevel
 from geopeft_cli.backbones.scene_transformer import SceneTransformer
 from geopeft_cli.backbones.sonata import Sonata
 from geopeft_cli.contracts import Scenes, official_state
-from geopeft_cli.tasks.scene_segmentation import SceneSegmentation
+from geopeft_cli.tasks.voxel_segmentation import VoxelSegmentation
 from parity.golden_set import GoldenSet, Route
 from parity.subjects import Output
 from parity.tensors import as_tensors
@@ -134,7 +134,7 @@ def loaded(kind: type[SceneTransformer], golden: GoldenSet, route: Route) -> Sce
         if has_head:
             classes, width = weights["seg_head.weight"].shape
             assert width == model.feature_width
-            SceneSegmentation([str(index) for index in range(classes)]).attach(model)
+            VoxelSegmentation([str(index) for index in range(classes)]).attach(model)
             load_head(model, checkpoint)
     state = official_state(model)
     assert state.keys() == weights.keys(), f"not in both: {sorted(state.keys() ^ weights.keys())}"

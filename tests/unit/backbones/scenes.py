@@ -11,7 +11,7 @@ from torch import nn
 from geopeft_cli.backbones import scene_backbone_class
 from geopeft_cli.backbones.scene_transformer import SceneTransformer
 from geopeft_cli.contracts import Scenes
-from geopeft_cli.tasks.scene_segmentation import SceneSegmentation
+from geopeft_cli.tasks.voxel_segmentation import VoxelSegmentation
 
 SIZES, EXTENTS = (20, 150, 45), (4, 20, 9)
 CHANNELS = 5
@@ -51,7 +51,7 @@ def network(kind: str = "sonata", **settings: Any) -> SceneTransformer:
     sizes = {**ENCODER, "decoder_widths": (), "decoder_depths": (), **KINDS[kind], **settings}
     model = scene_backbone_class(kind.partition("_")[0])(CHANNELS, **sizes)
     assert isinstance(model, SceneTransformer)
-    SceneSegmentation(["floor", "wall", "table"]).attach(model)
+    VoxelSegmentation(["floor", "wall", "table"]).attach(model)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)

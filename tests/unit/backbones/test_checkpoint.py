@@ -172,8 +172,13 @@ def test_a_classifier_without_its_class_token_is_not_whole(tmp_path: Path) -> No
 def test_part_segmentation_is_named(tmp_path: Path) -> None:
     tensors = {name: t for name, t in tiny().state_dict().items() if name not in TOKENS}
     tensors |= {"label_conv.0.weight": torch.zeros(64, 16, 1), "propagation_0.mlp_convs.0.weight": torch.zeros(4, 4, 1)}
-    with pytest.raises(CheckpointError, match=r"\(Point-MAE, part segmentation\) does not fit point_mae: unexpected"):
-        load_backbone(tiny(), read(tmp_path, tensors))
+    checkpoint = read(tmp_path, tensors)
+    assert sorted(checkpoint.head) == ["label_conv.0.weight", "propagation_0.mlp_convs.0.weight"]
+    with pytest.raises(
+        CheckpointError, match=r"\(Point-MAE, part segmentation\) does not fit .* missing: cls_"
+    ) as caught:
+        load_backbone(tiny(), checkpoint)
+    assert "task.name part_segmentation" in str(caught.value.hint)
 
 
 def test_sizes_come_from_the_file(tmp_path: Path) -> None:

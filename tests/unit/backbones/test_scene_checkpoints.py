@@ -20,7 +20,7 @@ from geopeft_cli.backbones.scene_checkpoint import load_head_file, scene_setting
 from geopeft_cli.backbones.scene_transformer import SceneTransformer
 from geopeft_cli.contracts import official_state
 from geopeft_cli.errors import CheckpointError
-from geopeft_cli.tasks.scene_segmentation import SceneSegmentation
+from geopeft_cli.tasks.voxel_segmentation import VoxelSegmentation
 from geopeft_cli.verbs.inspect import inspect_file
 
 State = dict[str, Tensor]
@@ -103,7 +103,7 @@ def test_every_kind_of_file_rebuilds_the_network(file: str, tmp_path: Path) -> N
     model = network()
     checkpoint = read((FILES | {"hub": hub})[file](model, official_state(model), tmp_path))
     assert torch.equal(features(rebuilt(checkpoint)), features(model))
-    assert checkpoint.identity.stage == ("segmentation" if file.startswith("trainer") else "pretrained")
+    assert checkpoint.identity.stage == ("voxel_classifier" if file.startswith("trainer") else "pretrained")
     assert checkpoint.unused == ()
 
 
@@ -115,7 +115,7 @@ def test_decoder_and_head(kind: str, tmp_path: Path) -> None:
     )
     again = rebuilt(checkpoint)
     assert again.settings() == model.settings()
-    SceneSegmentation(["a", "b", "c"]).attach(again)
+    VoxelSegmentation(["a", "b", "c"]).attach(again)
     load_head(again, checkpoint)
     with torch.no_grad():
         assert torch.equal(again.eval()(scenes()), model(scenes()))

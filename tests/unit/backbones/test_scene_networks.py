@@ -18,7 +18,7 @@ from geopeft_cli.contracts import Backbone, Geometry, Scenes, published
 from geopeft_cli.errors import DataError, GeopeftError, ShapeError, UsageError
 from geopeft_cli.geometry.voxels import scene_index
 from geopeft_cli.methods.bitfit import BitFit
-from geopeft_cli.tasks.scene_segmentation import SceneSegmentation
+from geopeft_cli.tasks.voxel_segmentation import VoxelSegmentation
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*predictions for a scene depend on its batch")
 kinds = pytest.mark.parametrize("kind", sorted(KINDS))
@@ -164,7 +164,7 @@ def test_settings_rebuild_the_network(kind: str) -> None:
     model = network(kind)
     settings = json.loads(json.dumps(model.settings()))
     again = type(model)(**settings)
-    SceneSegmentation(["floor", "wall", "table"]).attach(again)
+    VoxelSegmentation(["floor", "wall", "table"]).attach(again)
     again.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert torch.equal(again.eval()(scenes()), model(scenes()))

@@ -43,14 +43,14 @@ def batches(*sizes: int) -> list[Clouds]:
 
 def test_figures_are_over_the_whole_split(model: Backbone) -> None:
     found = evaluate(model, batches(4, 4, 1), CPU)
-    assert (found.logits.shape, found.labels.tolist()) == ((9, 3), [0, 1, 2] * 3)
-    hits = float((found.logits.argmax(dim=1) == found.labels).double().mean())
+    assert (found.outcomes.shape, found.targets.tolist()) == ((9, 3), [0, 1, 2] * 3)
+    hits = float((found.outcomes.argmax(dim=1) == found.targets).double().mean())
     assert found.metrics["accuracy"] == pytest.approx(100 * hits)
 
 
 def test_batches_do_not_matter_and_nothing_is_random(model: Backbone) -> None:
     once, again = evaluate(model, batches(9), CPU), evaluate(model, batches(2, 6, 1), CPU)
-    torch.testing.assert_close(once.logits, again.logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(once.outcomes, again.outcomes, rtol=1e-5, atol=1e-5)
 
 
 def test_the_mode_before_comes_back_and_nothing_moves(model: Backbone) -> None:
@@ -88,6 +88,6 @@ def test_runs_in_the_context_that_is_given(model: Backbone) -> None:
 
     found = evaluate(model, batches(4, 4), CPU, context)
     assert len(entered) == 2
-    assert found.logits.dtype == torch.float32
-    exact = evaluate(model, batches(4, 4), CPU).logits
-    assert 0 < (found.logits - exact).abs().max() < 0.1
+    assert found.outcomes.dtype == torch.float32
+    exact = evaluate(model, batches(4, 4), CPU).outcomes
+    assert 0 < (found.outcomes - exact).abs().max() < 0.1

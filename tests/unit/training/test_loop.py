@@ -97,6 +97,21 @@ def test_an_incomplete_accumulation_is_a_mean_over_what_there_is(bench: NewBench
         torch.testing.assert_close(moment["exp_avg"], expected, rtol=1e-3, atol=1e-7)
 
 
+def test_a_second_step_takes_the_clipped_gradient(bench: NewBench) -> None:
+    def moments(**plan: Any) -> dict[int, Tensor]:
+        run = bench()
+        run.points, run.labels = run.points[:8], run.labels[:8]
+        run.train(epochs=1, lr=1e-12, **plan)
+        progress = load_progress(run.folder)
+        assert progress is not None
+        assert {int(moment["step"]) for moment in progress.optimizer["state"].values()} == {plan["optimizer_steps"]}
+        return {index: moment["exp_avg"] for index, moment in progress.optimizer["state"].items()}
+
+    raw, clipped = moments(optimizer_steps=1, clip_norm=None), moments(optimizer_steps=1, clip_norm=1e-2)
+    for index, found in moments(optimizer_steps=2, clip_norm=1e-2).items():
+        torch.testing.assert_close(found, 0.9 * raw[index] + clipped[index], rtol=1e-4, atol=1e-7)
+
+
 def test_clipping_bounds_the_norm_over_all_parameters(bench: NewBench) -> None:
     free, clipped = bench(), bench()
     free.train(epochs=1)

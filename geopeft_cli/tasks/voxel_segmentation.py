@@ -9,21 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geopeft_cli.contracts import Backbone, SceneBackbone, Scenes, Task
+from geopeft_cli.contracts import Backbone, Confusion, SceneBackbone, Scenes, Task
 from geopeft_cli.errors import UsageError
 from geopeft_cli.tasks.lovasz import lovasz_softmax
+from geopeft_cli.tasks.part_metrics import IGNORED, confusion_matrix
 
-IGNORED = -1  # the label of points that are neither trained on nor counted
 
-
-class SceneSegmentation(Task):
+class VoxelSegmentation(Task):
     """A linear head on every voxel's feature, trained with cross entropy and the Lovász-softmax loss, one to one.
 
     Args:
         classes: class names, in the order of the labels.
     """
 
-    name: ClassVar[str] = "scene_segmentation"
+    name: ClassVar[str] = "voxel_segmentation"
+    is_dense: ClassVar[bool] = True
+    score: ClassVar[str] = "miou"
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
@@ -43,21 +44,26 @@ class SceneSegmentation(Task):
         backbone.seg_head = nn.Linear(backbone.feature_width, len(self.classes))
         backbone.task = self
 
-    def predict(self, backbone: Backbone, points: Tensor | Scenes) -> Tensor:
+    def predict(self, backbone: Backbone, points: Tensor | Scenes, categories: Tensor | None = None) -> Tensor:
         """Logits (N, classes) for the voxels of packed scenes."""
         assert isinstance(backbone, SceneBackbone)
         assert isinstance(points, Scenes)
         logits: Tensor = backbone.get_submodule("seg_head")(backbone.encode(points).features)
         return logits
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Of the voxels with a label of a whole batch, a scalar; 0 where there is none. See IGNORED for the others."""
-        return sum(segmentation_losses(logits, labels), logits.new_zeros(()))
+        return sum(segmentation_losses(logits, targets), logits.new_zeros(()))
 
-    def metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    def outcome(self, logits: Tensor, categories: Tensor | None = None) -> Tensor:
+        return logits.argmax(dim=1)
+
+    def metrics(self, outcomes: Tensor, targets: Tensor, categories: Tensor | None = None) -> dict[str, float]:
         """See :func:`segmentation_metrics`."""
-        counts = overlap_counts(logits.argmax(dim=1), labels, len(self.classes))
-        return segmentation_metrics(counts)
+        return segmentation_metrics(overlap_counts(outcomes, targets, len(self.classes)))
+
+    def confusion(self, outcomes: Tensor, targets: Tensor) -> Confusion:
+        return Confusion(self.classes, confusion_matrix(outcomes, targets, len(self.classes)))
 
 
 def segmentation_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,10 +79,8 @@ def overlap_counts(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
 
     Those of several scenes add up.
     """
-    predicted, labels = predicted[labels != IGNORED], labels[labels != IGNORED]
-    hit, guessed, wanted = (
-        torch.bincount(values, minlength=classes) for values in (labels[predicted == labels], predicted, labels)
-    )
+    matrix = confusion_matrix(predicted, labels, classes)
+    hit, guessed, wanted = matrix.diagonal(), matrix.sum(dim=0), matrix.sum(dim=1)
     return torch.stack([hit, guessed + wanted - hit, wanted])
 
 
