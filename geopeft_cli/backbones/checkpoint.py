@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.backbones.files import locate, read_metadata, read_tensors
-from geopeft_cli.backbones.layouts import Identity, identify, strip_wrappers
+from geopeft_cli.backbones.layouts import Identity, identify, of_branch, strip_wrappers
 from geopeft_cli.contracts import Backbone, CheckpointLayout, load_official_state, official_state
 from geopeft_cli.errors import CheckpointError, UsageError
 
@@ -73,12 +73,13 @@ def read_checkpoint(
         CheckpointError: the file is damaged, unsafe, or holds another network.
     """
     path = locate(location, sha256)
-    tensors = {strip_wrappers(key): tensor for key, tensor in read_tensors(path).items()}
+    found = {strip_wrappers(key): tensor for key, tensor in read_tensors(path).items()}
+    tensors = of_branch(found, layout.branch)
     identity = identify(tensors, name)
     if identity.backbone != name:
         raise CheckpointError(
             f"{path}: no key matches {name}; it looks like {identity.title}",
-            f"First keys: {', '.join(sorted(tensors)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
+            f"First keys: {', '.join(sorted(found)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
         )
     has_prefix = any(key.startswith(layout.prefix) for key in tensors)
     if has_prefix if layout.prefix else identity.stage in ("pretrained", "unknown"):
@@ -162,8 +163,8 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
     own = official_state(backbone)
     layout = checkpoint.layout
     found = {name: t for name, t in checkpoint.backbone.items() if name in own or not name.startswith(layout.optional)}
-    may_lack = () if checkpoint.head else layout.fresh
-    fresh = tuple(name for name in may_lack if name in own and name not in checkpoint.backbone)
+    may_lack = () if checkpoint.head and layout.head_means_whole else layout.fresh
+    fresh = tuple(name for name in own if name.startswith(may_lack) and name not in checkpoint.backbone)
     problems = [
         *_listed("missing", (name for name in own if name not in checkpoint.backbone and name not in fresh)),
         *_listed("unexpected", (*(name for name in found if name not in own), *checkpoint.unused)),
@@ -179,7 +180,7 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
     ]
     if problems:
         kind = f"{checkpoint.identity.title}, {checkpoint.identity.stage.replace('_', ' ')}"
-        hint = None
+        hint = _kernel_hint(found, own)
         if checkpoint.identity.stage.endswith("segmentation") and not backbone.dense:
             hint = f"It is of a segmentation model: use it with task.name {checkpoint.identity.stage}."
         raise CheckpointError(f"{checkpoint.path} ({kind}) does not fit {backbone.name}: " + "; ".join(problems), hint)
@@ -190,6 +191,14 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
         if name in own and tensor.shape == own[name].shape and tensor.isfinite().all()
     }
     return fresh
+
+
+def _kernel_hint(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+    """Why convolutions of a scene network have other shapes, where they have those of an older library."""
+    for name, tensor in found.items():
+        if name in own and tensor.ndim == 5 and tuple(tensor.shape) == (*own[name].shape[1:], own[name].shape[0]):
+            return f"{name} has the layout of spconv before 2.2, (k, k, k, in, out); save it with a later one."
+    return None
 
 
 def load_head(backbone: Backbone, checkpoint: Checkpoint) -> None:

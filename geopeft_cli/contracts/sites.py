@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 
@@ -12,8 +13,8 @@ BlockRole = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
 # In a second stream of tokens, which have no centers and read those that do.
 QueryRole = Literal["query_attention_in", "query_attention_out", "query_mlp_in", "query_mlp_out"]
 # ``generator_attention`` is that of a generator, which runs in training only.
-WholeRole = Literal["block", "attention", "generator_attention"]
-Role = Literal[WholeRole, BlockRole, QueryRole, "scan", "local", "position", "patch_embedding"]
+WholeRole = Literal["attention", "generator_attention", "block"]
+Role = Literal[WholeRole, BlockRole, QueryRole, "scan", "local", "position", "patch_embedding", "transition"]
 WHOLE_ROLES: tuple[WholeRole, ...] = get_args(WholeRole)
 BLOCK_ROLES: tuple[BlockRole, ...] = get_args(BlockRole)
 
@@ -24,7 +25,8 @@ class Site:
 
     Attributes:
         name: the official module path, for example ``blocks.blocks.0.attn.qkv``.
-        role: what the module does, the same word on every backbone; all but ``WHOLE_ROLES`` are dense layers.
+        role: what the module does, the same word on every backbone; all but ``WHOLE_ROLES`` are dense layers,
+            ``transition`` one between two stages. Where blocks are sites, they take :class:`Branches`.
         block: index of the transformer block that holds it, -1 outside the blocks.
         level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
             sequence of tokens (patch encoder, position encoding, pooling over neighbors) or tokens without centers
@@ -91,3 +93,15 @@ def unwrapped(module: nn.Module) -> nn.Module:
     while isinstance(module, Wrapper):
         module = module.base
     return module
+
+
+class Branches(NamedTuple):
+    """What a wrapper of a block adds to its residual sums, beside the block's own branches, under no drop path.
+
+    Attributes:
+        position: reads what the position encoding reads.
+        attention: reads what the attention reads, behind the norm.
+    """
+
+    position: Callable[[Tensor], Tensor] | None = None
+    attention: Callable[[Tensor], Tensor] | None = None

@@ -92,6 +92,20 @@ class PackedLevel(Level):
         return self.memo("sizes", lambda: [int(size) for size in self.offsets.diff().tolist()])
 
 
+class VoxelLevel(PackedLevel):
+    """Packed scenes whose tokens are voxels of a grid.
+
+    Args:
+        centers: (N, 3), mean coordinates of what is in the voxels.
+        offsets: int64 (scenes + 1,), where the scenes begin, and N.
+        voxels: int64 (N, 3), their places in the grid. Several tokens may share one.
+    """
+
+    def __init__(self, centers: Tensor, offsets: Tensor, voxels: Tensor) -> None:
+        super().__init__(centers, offsets)
+        self.voxels = voxels
+
+
 class Geometry(Remembering):
     """What geometry-aware layers need of the current forward pass. Never in a state dict.
 

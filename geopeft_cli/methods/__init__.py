@@ -14,6 +14,9 @@ METHODS = {
     "point_peft": "geopeft_cli.methods.point_peft:PointPEFT",
 }
 
+# Methods that only networks reading scenes can take, see backbones.SCENE_BACKBONES.
+SCENE_METHODS = {"gem": "geopeft_cli.methods.gem:GEM"}
+
 
 def method_class(name: str) -> type[Method]:
     """The class behind a recipe name, imported now."""

@@ -111,11 +111,11 @@ def inspect_file(path: Path) -> Inspection:
     """A checkpoint: which network, size and stage it is, and what of it would load."""
     from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
     from geopeft_cli.backbones.files import read_metadata, read_tensors
-    from geopeft_cli.backbones.layouts import identify, strip_wrappers
+    from geopeft_cli.backbones.layouts import identify, of_branch, strip_wrappers
     from geopeft_cli.verbs.probing import loadability
 
     metadata = read_metadata(path)
-    named = {strip_wrappers(name): tensor for name, tensor in read_tensors(path).items()}
+    named = of_branch({strip_wrappers(name): tensor for name, tensor in read_tensors(path).items()})
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
     table = parameter_table(shapes, trainable=set())
     if HEADER_KEY in metadata:
@@ -131,6 +131,7 @@ def inspect_file(path: Path) -> Inspection:
         "classes": identity.classes,
         "tensors": len(named),
         "loads": loadability(path, identity),
+        **({"license": identity.license} if identity.license else {}),
     }
     return Inspection("checkpoint", facts, table)
 

@@ -49,10 +49,12 @@ SEGMENTATION = Core(
     ("label_feat", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean"), thinned={"log_probs": "logprob_every16"}
 )
 MAMBA = ("logits*", "fps_idx", "knn_center_idx", "alone.norm_first4", "norm_first4")
+SCENE = ("varlen.logits.*", "logits.rows", "stage*.order_head", "stage*.count", "block*.mean", "decoder.mean")
 
 CORES = {
     "act_scan": Core(CLASSIFIER),
     "act_semseg": SEGMENTATION,
+    "gem_small_cfg": Core(("varlen.*.logits.rows", "*latents_final", "gem.logits.rows", "gem.stage?.mean")),
     "i2pmae_modelnet": Core(STAGES),
     "i2pmae_scan": Core(STAGES),
     "k_rectify": Core(
@@ -102,6 +104,7 @@ CORES = {
     "point_peft_modules": Core(
         ("gaa.fps", "gaa.knn", "gaa.pooled", "gaa.bottleneck_only", "pfa.topk*", "pfa.enhanced")
     ),
+    "pointcept_ops": Core(),
     "pointbert_modelnet": Core((*CLASSIFIER, "knn_idx*")),
     "pointbert_partseg": SEGMENTATION,
     "pointbert_scan": Core(CLASSIFIER),
@@ -116,6 +119,7 @@ CORES = {
     "pointmae_partseg": SEGMENTATION,
     "pointmae_scan": Core(CLASSIFIER),
     "pointmamba_scanobjectnn": Core(("logits", "fps_idx", "order_hilbert*", "block_mean", "out_first4", "out_mean")),
+    "sonata_small_cfg": Core(SCENE),
     "recon_modelnet": Core((*CLASSIFIER, "knn_idx*")),
     "recon_partseg": SEGMENTATION,
     "recon_scan": Core(CLASSIFIER),
