@@ -37,9 +37,9 @@ class SharedBase:
             wide = tensor if held is None else tensor.to(held)  # files may be in half precision
             kept = held is not None and not held.requires_grad and torch.equal(held, wide)
             tensors[name] = held.data if held is not None and kept else wide.clone()
-        self._checkpoint = replace(
-            checkpoint, backbone=tensors, head={k: t.clone() for k, t in checkpoint.head.items()}
-        )
+        pretrained = {name: tensor.clone() for name, tensor in checkpoint.pretrained.items()}
+        head = {name: tensor.clone() for name, tensor in checkpoint.head.items()}
+        self._checkpoint = replace(checkpoint, backbone=tensors, head=head, pretrained=pretrained)
         self._sha256 = opened.manifest.base_sha256
         self._network = opened.recipe.backbone.name
 
@@ -58,15 +58,17 @@ class SharedBase:
     def load_into(self, models: Sequence[Opened], path: Path, overrides: Sequence[str] = ()) -> Opened | None:
         """Put another adapter into the first of ``models`` that has its form; None where none has.
 
+        None, too, for an adapter that remembers training clouds, which is checked as a new model is.
+
         Raises:
             UsageError, AdapterError: see :meth:`open`; the models are then as they were.
         """
         adapter, manifest, recipe = self._read(path, overrides)
-        form = _form(recipe, manifest)
-        for opened in models:
-            if _form(opened.recipe, opened.manifest) == form:
+        found = Opened(models[0].model, recipe, manifest, adapter.folder)
+        for opened in models if manifest.memory is None else ():
+            if form_of(opened) == form_of(found):
                 load_adapter(opened.model, adapter.tensors, manifest.fresh, str(adapter.folder))
-                return replace(opened, recipe=recipe, manifest=manifest, source=adapter.folder)
+                return replace(found, model=opened.model)
         return None
 
     def share(self, model: Backbone) -> None:
@@ -93,8 +95,9 @@ class SharedBase:
         return adapter, manifest, recipe
 
 
-def _form(recipe: Recipe, manifest: Manifest) -> tuple[object, ...]:
+def form_of(opened: Opened) -> tuple[object, ...]:
     """All that decides which model an adapter needs, apart from the values of its tensors."""
+    recipe, manifest = opened.recipe, opened.manifest
     start = (manifest.selection.get("epoch"), recipe.training.schedule, recipe.training.epochs)
     return (
         recipe.backbone.model_dump(exclude={"checkpoint", "sha256"}),

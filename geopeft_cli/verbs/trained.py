@@ -21,7 +21,7 @@ from geopeft_cli.evaluation.prediction import Predictor
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.training.precision import autocast, choose_device
 from geopeft_cli.verbs.opening import Opened, open_trained
-from geopeft_cli.verbs.sharing import SharedBase
+from geopeft_cli.verbs.sharing import SharedBase, form_of
 
 Array: TypeAlias = npt.NDArray[Any]
 Location: TypeAlias = str | Path
@@ -159,7 +159,7 @@ class TrainedModel:
         """
         same = self._needed_base().load_into(self._built, Path(path), overrides)
         self._opened = same or self.with_adapter(path, overrides)._opened
-        others = [one for one in self._built if one.model is not self._opened.model]
+        others = [one for one in self._built if form_of(one) != form_of(self._opened)]
         self._built = [self._opened, *others]
         return self
 

@@ -138,6 +138,21 @@ def test_what_trains_the_base_leaves_it_to_the_others(
         np.testing.assert_array_equal(answers(model), wanted)
 
 
+def test_what_remembers_training_clouds_is_built_anew_and_only_the_last_is_kept(
+    tiny_recipe: Path, lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEOPEFT_CACHE", str(tmp_path / "cache"))
+    overrides = ["method={name: point_peft, prompts: 5, prompted_blocks: 1}", "training.epochs=1"]
+    remembering = finetune(tiny_recipe, overrides, tmp_path / "remembering").folder
+    expected = answers(geopeft_cli.load(remembering))
+    model = geopeft_cli.load(lora_run)
+    before = answers(model)
+    for _ in range(2):
+        np.testing.assert_array_equal(answers(model.swap(remembering)), expected)
+        np.testing.assert_array_equal(answers(model.swap(lora_run)), before)
+    assert len(model._built) == 2
+
+
 def test_adapters_of_other_bases_are_refused(most_run: Path, parts_run: Path, lora_run: Path, tmp_path: Path) -> None:
     model = geopeft_cli.load(most_run)
     before = answers(model)
