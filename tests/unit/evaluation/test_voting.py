@@ -44,7 +44,7 @@ RIGHT, HALF, WRONG = (logits((a, -a), (b, -b)) for a, b in ((1.0, -1.0), (1.0, 1
 
 
 def test_the_mean_of_logits_decides_not_the_majority(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, told = votes(monkeypatch, [WRONG, WRONG, 5 * RIGHT], voting="views", count=3, rounds=7)
+    found, told = votes(monkeypatch, [WRONG, 5 * RIGHT, WRONG], voting="views", count=3, rounds=7)
     assert found.figures == {"views": {"accuracy": 100.0, "mean_class_accuracy": 100.0}}
     assert (found.rounds, told) == (1, 3)
 

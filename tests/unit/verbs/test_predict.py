@@ -168,7 +168,10 @@ def test_points_take_the_label_of_the_nearest_that_the_model_saw(
     predict_files(parts_run, [tmp_path / "one.npy"], tmp_path / "out", category="cube")
     (found,) = written
     distances = np.linalg.norm(found.cloud.whole[:, None] - found.cloud.drawn[None], axis=2)
-    np.testing.assert_array_equal(found.labels, found.seen.argmax(axis=1)[distances.argmin(axis=1)])
+    nearest = distances.argmin(axis=1)
+    np.testing.assert_array_equal(found.nearest, nearest)
+    np.testing.assert_array_equal(found.labels, found.seen.argmax(axis=1)[nearest])
+    np.testing.assert_array_equal(found.probabilities, found.seen[nearest])
     assert found.cloud.drawn.shape == (128, 3)
 
 
