@@ -96,7 +96,8 @@ def _measure(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     print_confusions(result.classes, result.confusion, out, result.counted)
     out.print(f"weights kept: {result.weights_kept}")
     print_metrics(result.metrics, f"{split_title(result.split, result.select)}, {result.clouds} clouds", out)
-    out.print("voting: none, one view of each cloud")
+    if result.counted == "clouds":
+        out.print("voting: none, one view of each cloud")
     if result.votes is not None:
         print_votes(result.votes, result.split, out)
 
