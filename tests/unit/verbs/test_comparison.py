@@ -119,13 +119,14 @@ def test_runs_of_another_recipe_are_refused_before_anything_runs(
         plan_comparison(recipes, ["training.lr=1e-2"], tmp_path / "out", (0, 1))
 
 
-def test_what_cannot_be_compared(
-    recipes: list[Path], tmp_path: Path, most_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_compared(recipes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("")
     with pytest.raises(UsageError, match=f"{recipes[0]} and {recipes[1]} have one name: same"):
         plan_comparison(recipes, ["name=same"], tmp_path / "out")
     with pytest.raises(UsageError, match="is a run, not a folder of runs"):
-        plan(recipes, most_run)
+        plan(recipes, run)
     with pytest.raises(UsageError, match=r"lora\.yaml exists"):
         plan(recipes, recipes[1])
     with pytest.raises(RecipeError, match=r"data\.fold is for format: modelnet_fewshot, not shapes"):
