@@ -115,12 +115,12 @@ def in_own_process(recipe: Recipe, folder: Path) -> str | None:
     process = context.Process(target=_work, args=(recipe, folder, sender))
     with _interrupts_ignored():
         process.start()
-    sender.close()
     try:
+        sender.close()
         failure: str | None = receiver.recv()
     except EOFError:
         process.join()
-        return f"its process ended with {process.exitcode}" + (": killed, or out of memory" if os.name != "nt" else "")
+        failure = how_it_ended(process.exitcode)
     except KeyboardInterrupt:
         process.terminate()
         raise
@@ -128,6 +128,13 @@ def in_own_process(recipe: Recipe, folder: Path) -> str | None:
         process.join()
         receiver.close()
     return failure
+
+
+def how_it_ended(code: int | None) -> str:
+    """What can be said of a process that ended without a word; a negative code is a signal."""
+    if code is not None and code < 0:
+        return f"its process was killed by signal {-code}" + (": memory may have run out" if code == -9 else "")
+    return f"its process ended with exit code {code}"
 
 
 def attempt(recipe: Recipe, folder: Path) -> str | None:

@@ -17,7 +17,7 @@ from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.recipe.problems import RecipeError
 from geopeft_cli.reports.comparison import Row
 from geopeft_cli.verbs import comparison
-from geopeft_cli.verbs.comparison import attempt, in_own_process, plan_comparison, run_comparison
+from geopeft_cli.verbs.comparison import attempt, how_it_ended, in_own_process, plan_comparison, run_comparison
 from geopeft_cli.verbs.finetune import finished
 
 FEWSHOT = "classification/modelnet40_fewshot/point_mae_most_5way_10shot"
@@ -152,6 +152,31 @@ def test_an_attempt_says_why_it_failed(
     assert outcomes == ["the loss is nan\nLower it.", "MemoryError: too much"]
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-9, "its process was killed by signal 9: memory may have run out"),
+        (-11, "its process was killed by signal 11"),
+        (1, "its process ended with exit code 1"),
+    ],
+)
+def test_a_process_that_ends_without_a_word(code: int, words: str) -> None:
+    assert how_it_ended(code) == words
+
+
+def test_a_run_ends_when_its_parent_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[object] = []
+
+    class Parent:
+        def join(self) -> None:
+            happened.append("gone")
+
+    monkeypatch.setattr(comparison.multiprocessing, "parent_process", Parent)
+    monkeypatch.setattr(comparison.os, "kill", lambda *arguments: happened.append(arguments))
+    comparison._end_with_parent()
+    assert happened == ["gone", (os.getpid(), signal.SIGTERM)]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_ends_the_process_of_a_run_cleanly(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -161,7 +186,7 @@ def test_ctrl_c_ends_the_process_of_a_run_cleanly(tiny_recipe: Path, tmp_path: P
     assert main is not None
 
     def interrupt() -> None:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         while not (folder / "checkpoints/last.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         signal.pthread_kill(main, signal.SIGINT)
