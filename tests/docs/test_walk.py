@@ -78,7 +78,7 @@ def test_templates_train_on_a_folder(tmp_path: Path, tiny_base: Path, monkeypatc
         geopeft("finetune", f"{method}.yaml", *SMALL, *base, "--output", method)
 
 
-def test_the_comparison_of_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_of_its_page(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its two recipes and its first command, with one seed; the processes of the runs have a test of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("geopeft_cli.verbs.comparison.in_own_process", attempt)
@@ -87,7 +87,9 @@ def test_the_comparison_of_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Path(f"{yaml.safe_load(recipe)['name']}.yaml").write_text(recipe)
     first = re.search(r"```sh\n(.*?)\n```", page)
     assert first is not None
-    told = geopeft(*shlex.split(first[1])[1:], "--seeds", "0", *TINY, "data.test_per_class=1", "data.points=128")
+    small = [*TINY, "data.test_per_class=1", "data.points=64"]
+    base = [f"backbone.checkpoint={tiny_base}", "backbone.groups=8", "backbone.group_size=8"]
+    told = geopeft(*shlex.split(first[1])[1:], "--seeds", "0", *small, *base)
     assert re.search(r"^lora +1 of 1 +\d+\.\d\d +- .*\nmost +1 of 1 +\d+\.\d\d +- ", told, re.MULTILINE)
     folder = Path("runs/lora_and_most")
     files = {path.name for path in folder.iterdir()}
