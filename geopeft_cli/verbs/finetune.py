@@ -101,20 +101,36 @@ def finetune(
     recipe = resolve_paths(load_recipe(source, overrides))
     folder = output or Path("runs") / recipe.name
     if resume:
-        _check_same_recipe(folder, recipe)
+        check_same_recipe(folder, recipe)
         if (folder / ADAPTER).is_dir():
             raise UsageError(f"{folder} is finished", f"Measure it with geopeft eval {folder}.")
     else:
         refuse_existing(folder, "Go on with it by --resume, choose another --output, or remove it.")
-    if recipe.training.threads is not None:
-        torch.set_num_threads(recipe.training.threads)
     try:
-        with Ranks() as ranks:
-            return _run(recipe, folder, ranks)
+        return run_recipe(recipe, folder)
     except KeyboardInterrupt:
         if (folder / RECIPE).is_file():
             logger.warning("go on with geopeft finetune %s --output %s --resume", folder / RECIPE, folder)
         raise
+
+
+def run_recipe(recipe: Recipe, folder: Path) -> Run:
+    """Run a recipe with absolute paths in its folder, from the last checkpoint where there is one.
+
+    Raises:
+        GeopeftError: as for :func:`finetune`.
+    """
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+    with Ranks() as ranks:
+        return _run(recipe, folder, ranks)
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The last record of a run that came to its end, else ``None``."""
+    log = folder / METRICS
+    records = read_records(log) if log.is_file() and (folder / ADAPTER).is_dir() else []
+    return records[-1] if records and "finished" in records[-1] else None
 
 
 def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
@@ -243,7 +259,12 @@ def _watched_split(recipe: Recipe, splits: Splits) -> tuple[str, CloudSet] | Non
     return None
 
 
-def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
+def check_same_recipe(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder that holds something else than a run, or the run of another recipe.
+
+    Raises:
+        UsageError: it does; what differs is named.
+    """
     path = folder / RECIPE
     if not path.is_file():
         if folder.exists() and any(folder.iterdir()):

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer.testing
+import yaml
 
 from geopeft_cli.cli.app import app
+from geopeft_cli.verbs.comparison import attempt
 
 PROJECT = Path(__file__).resolve().parents[2]
 TINY = ["training.epochs=1", "training.warmup_epochs=0", "data.train_per_class=2", "data.validation_per_class=0"]
@@ -82,6 +84,25 @@ def test_templates_train_on_a_folder(tmp_path: Path, tiny_base: Path, monkeypatc
     for method in ("lora", "most"):
         geopeft("inspect", "--copy", f"classification/folder/point_mae_{method}", f"{method}.yaml")
         geopeft("finetune", f"{method}.yaml", *SMALL, *base, "--output", method)
+
+
+def test_the_comparison_of_its_page(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its two recipes and its first command, with one seed; the processes of the runs have a test of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("geopeft_cli.verbs.comparison.in_own_process", attempt)
+    page = (PROJECT / "docs/comparisons.md").read_text(encoding="utf-8")
+    for recipe in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        Path(f"{yaml.safe_load(recipe)['name']}.yaml").write_text(recipe)
+    first = re.search(r"```sh\n(.*?)\n```", page)
+    assert first is not None
+    small = [*TINY, "data.test_per_class=1", "data.points=64"]
+    base = [f"backbone.checkpoint={tiny_base}", "backbone.groups=8", "backbone.group_size=8"]
+    told = geopeft(*shlex.split(first[1])[1:], "--seeds", "0", *small, *base)
+    assert re.search(r"^lora +1 of 1 +\d+\.\d\d +- .*\nmost +1 of 1 +\d+\.\d\d +- ", told, re.MULTILINE)
+    folder = Path("runs/lora_and_most")
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"lora", "most", "comparison.csv", "comparison.html", "comparison.tex"}
+    assert (folder / "most/seed0/adapter").is_dir()
 
 
 def write_scans(root: Path) -> None:
