@@ -24,7 +24,7 @@ def finetune(
 ) -> None:
     """Train an adapter on the data of a recipe.
 
-    The run folder holds the resolved recipe, metrics.jsonl, checkpoints and the adapter.
+    The run folder holds the resolved recipe, metrics.jsonl, checkpoints, the adapter and report.html.
 
     [bold]Examples[/bold]
 
@@ -56,6 +56,8 @@ def finetune(
     )
     out.print(f"adapter: {run.folder / 'adapter'} ({summary['adapter_bytes'] / 1e6:.2f} MB)")
     out.print(f"log:     {run.folder / 'metrics.jsonl'}")
+    if (run.folder / "report.html").is_file():
+        out.print(f"report:  {run.folder / 'report.html'}")
     out.print("next:")
     out.print(f"  geopeft eval {run.folder}")
     out.print(f"  geopeft merge {run.folder} --output merged.safetensors")
