@@ -174,7 +174,7 @@ def _report(run: Path, file: Path, overrides: Sequence[str]) -> None:
     from geopeft_cli.verbs.report import report_again
 
     report_again(run, file, overrides)
-    print(f"{file}: written", file=sys.stderr)
+    print(f"report: {file}")
 
 
 def _copy(name: str, file: Path) -> None:

@@ -107,7 +107,7 @@ def _figures(run: RunFacts) -> str:
         for name, value in run.metrics["test"].items()
     )
     rows = [
-        [split_title(split, select), name.replace("_", " "), f"{value:.2f} %"]
+        [f"{split_title(split, select)}: {name.replace('_', ' ')}", f"{value:.2f} %"]
         for split, values in run.metrics.items()
         if split != "test"
         for name, value in values.items()
@@ -117,7 +117,7 @@ def _figures(run: RunFacts) -> str:
             paragraph(f"{split_title('test', select)}, {run.clouds:,} clouds", "soft"),
             f'<div class="scores">{scores}</div>',
             paragraph(f"Weights kept: {run.selection['text']}", "warning" if select == "best_test" else ""),
-            table(["split", "figure", ""], rows) if rows else "",
+            table(["other figures", ""], rows) if rows else "",
         )
     )
 
