@@ -14,7 +14,9 @@ from geopeft_cli.reports.run_page import RunFacts, run_page
 driver = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install "geopeft[browser]"')
 
 PAINTED = """() => [...document.querySelectorAll("canvas")].map((canvas) => {
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
   let painted = 0, sum = 0;
   for (let i = 0; i < data.length; i += 4) {
     if (data[i + 3]) { painted++; sum += i * (data[i] + 2 * data[i + 1]) % 9973; }
