@@ -57,8 +57,8 @@ def card(mistake: Mistake, names: Sequence[str]) -> str:
     used = np.unique(np.concatenate([*panels.values()])) if panels else np.zeros(0, dtype=np.int64)
     colors = [color_of(label) for label in used.tolist()]
     figures = []
-    drawn: Mapping[str, npt.NDArray[np.integer] | None] = panels or {"": None}
-    for title, labels in drawn.items():
+    drawn: list[tuple[str, npt.NDArray[np.integer] | None]] = [*panels.items()] or [("", None)]
+    for title, labels in drawn:
         own = None if labels is None else np.searchsorted(used, labels)
         seen = f"{mistake.name}, {title}" if title else mistake.name
         data = "" if own is None else f' data-labels="{_base64(own.astype(np.uint8))}"'

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from geopeft_cli.cli.app import app
 from geopeft_cli.errors import GeopeftError, UsageError
 from geopeft_cli.verbs.evaluate import evaluate_trained
 from geopeft_cli.verbs.finetune import finetune
@@ -23,8 +25,17 @@ def test_a_run_leaves_the_report_that_is_made_again(most_run: Path, tmp_path: Pa
     assert left.count('<article class="cloud"') == min(wrong, 12) > 0
     assert f"<b>{result.metrics['accuracy']:.2f} %</b>accuracy" in left
     assert "Weights kept: last of 2 epochs" in left
-    report_again(most_run, tmp_path / "again.html")
-    assert (tmp_path / "again.html").read_text() == left
+    again = tmp_path / "again.html"
+    told = CliRunner().invoke(app, ["inspect", str(most_run), "--report", str(again)])
+    assert (told.exit_code, told.stdout, told.stderr) == (0, f"report: {again}\n", "")
+    assert again.read_text() == left
+
+
+@pytest.mark.parametrize("arguments", [["--report", "a"], ["run", "--report", "a", "--json"], ["run", "a=b"]])
+def test_options_that_do_not_go_together(arguments: list[str]) -> None:
+    told = CliRunner().invoke(app, ["inspect", *arguments])
+    assert told.exit_code == 2
+    assert "--report needs a run" in told.stderr or "only with" in told.stderr
 
 
 @pytest.mark.parametrize(
