@@ -48,8 +48,9 @@ def finetune(
 ) -> None:
     """Train an adapter on the data of a recipe, or one for each of several recipes, seeds and folds.
 
-    The run folder holds the resolved recipe, metrics.jsonl, checkpoints and the adapter. Several runs leave a
-    comparison as .csv, .tex and .html; the same command skips what is done and goes on with what was interrupted.
+    The run folder holds the resolved recipe, metrics.jsonl, checkpoints, the adapter and report.html. Several runs
+    leave a comparison as .csv, .tex and .html; the same command skips what is done and goes on with what was
+    interrupted.
 
     [bold]Examples[/bold]
 
@@ -102,6 +103,8 @@ def _run(recipe: str, overrides: Sequence[str], output: Path | None, resume: boo
     )
     out.print(f"adapter: {run.folder / 'adapter'} ({summary['adapter_bytes'] / 1e6:.2f} MB)")
     out.print(f"log:     {run.folder / 'metrics.jsonl'}")
+    if (run.folder / "report.html").is_file():
+        out.print(f"report:  {run.folder / 'report.html'}")
     out.print("next:")
     out.print(f"  geopeft eval {run.folder}")
     out.print(f"  geopeft merge {run.folder} --output merged.safetensors")

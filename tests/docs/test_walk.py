@@ -45,7 +45,8 @@ def test_the_five_verbs_of_the_readme(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [line[0] for line in lines] == ["finetune", "eval", "merge", "export", "inspect"]
     geopeft(train[0], PROJECT / train[1], *train[2:], *TINY, "data.test_per_class=1")
     run = Path(train[train.index("--output") + 1])
-    assert {path.name for path in run.iterdir()} == {"recipe.yaml", "metrics.jsonl", "checkpoints", "adapter"}
+    left = {"recipe.yaml", "metrics.jsonl", "checkpoints", "adapter", "report.html"}
+    assert {path.name for path in run.iterdir()} == left
     for line in rest:
         if line[0] != "export":  # ONNX takes its time and has tests of its own
             geopeft(*line)
