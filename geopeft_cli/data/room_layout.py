@@ -118,9 +118,7 @@ def _panels(size: Points, rng: np.random.Generator) -> tuple[Panel, ...]:
     wall, low = _tone(rng, 150, 245, 0.25), np.zeros(3)
     panels = [
         Panel(CLASSES.index("floor"), low, eye[[0, 1]] * size[[0, 1], None], eye[2], _tone(rng, 60, 190, 0.8)),
-        Panel(
-            CLASSES.index("ceiling"), low + (0, 0, z), eye[[0, 1]] * size[[0, 1], None], -eye[2], _tone(rng, 190, 250)
-        ),
+        Panel(CLASSES.index("ceiling"), size * eye[2], eye[[0, 1]] * size[[0, 1], None], -eye[2], _tone(rng, 190, 250)),
     ]
     with_door = rng.integers(4)
     for index, (corner, along, normal) in enumerate(

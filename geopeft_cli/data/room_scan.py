@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from geopeft_cli.data.room_layout import CLASSES, Panel, Piece, Room
+from geopeft_cli.data.scenes import Int64
 from geopeft_cli.data.solid_normals import part_normals
 from geopeft_cli.data.solids import Mask, Points
-from geopeft_cli.data.scenes import Int64
 
 _PIXEL = 0.02
 """Of a scanner's depth buffer, radians."""
@@ -101,8 +101,8 @@ def eyes_in(room: Room, count: int, rng: np.random.Generator) -> Points:
 def density_from(surface: Surface, eye: Points) -> Points:
     """How many points a scanner at ``eye`` (3,) gets of each place, up to a factor, (n,); 0 of what it does not see.
 
-    A scanner turns by equal angles: a surface gets points by the solid angle that it fills, cos(incidence) / distance^2.
-    What stands behind is found with a depth buffer of all directions.
+    A scanner turns by equal angles: a surface gets points by the solid angle that it fills, cos(incidence) over the
+    squared distance. What stands behind is found with a depth buffer of all directions.
     """
     ray = surface.points - eye
     distance = np.sqrt(np.einsum("ij,ij->i", ray, ray))

@@ -50,7 +50,7 @@ class Scene:
     def take(self, index: npt.NDArray[np.intp] | Int64 | Mask) -> Scene:
         """The points of an index or a mask, in its order, with everything that belongs to them."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        taken = {name: array[index] for name, array in arrays.items() if isinstance(array, np.ndarray)}
+        taken: dict[str, Any] = {name: array[index] for name, array in arrays.items() if isinstance(array, np.ndarray)}
         if self.rows is None:
             taken["rows"] = np.arange(len(self))[index]
         return replace(self, **taken)
