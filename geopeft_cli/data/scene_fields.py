@@ -191,7 +191,7 @@ def _single(array: npt.NDArray[np.generic] | None) -> Float32 | None:
 
 
 def _finite(scene: Scene, where: str) -> Scene:
-    finite: Mask = np.isfinite(scene.coordinates).all(axis=1)
+    finite: Mask = np.asarray(np.isfinite(scene.coordinates).all(axis=1))
     if not finite.any():
         raise DataError(f"{where}: holds no points, or none that is finite", "Remove it from the data set.")
     if finite.all():

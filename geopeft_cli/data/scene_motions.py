@@ -74,7 +74,13 @@ def scaled(scene: Scene, factor: float) -> Scene:
 
 def random_flip(scene: Scene, generator: np.random.Generator, probability: float = 0.5) -> Scene:
     """Mirror x with ``probability``, and on a draw of its own y; normals too."""
-    signs = np.array([*np.where(generator.random(2) < probability, -1, 1), 1], dtype=np.float32)
+    x, y = generator.random(2) < probability
+    return mirrored(scene, x=bool(x), y=bool(y))
+
+
+def mirrored(scene: Scene, x: bool, y: bool) -> Scene:
+    """Change the sign of x, of y, or of both; normals too."""
+    signs = np.array([-1 if x else 1, -1 if y else 1, 1], dtype=np.float32)
     normals = None if scene.normals is None else scene.normals * signs
     return replace(scene, coordinates=scene.coordinates * signs, normals=normals)
 
