@@ -44,7 +44,7 @@ SEMANTIC_KITTI_WEIGHTS = (
     *(3.1557, 8.7029, 7.8281, 6.1354, 6.3161, 7.9937, 8.9704, 10.1922, 1.6155, 4.2187),
     *(1.9385, 5.5455, 2.0198, 2.6261, 1.3212, 5.1102, 2.5492, 5.8585, 7.3929),
 )
-"""Of the classes in the published loss: minus the logarithm of their share of the labelled training points."""
+"""Of the classes in the published loss: minus the logarithm of their share of all training points."""
 
 
 def _names(text: str) -> tuple[str, ...]:

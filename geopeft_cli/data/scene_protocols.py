@@ -129,8 +129,9 @@ def class_weights(
 
     Args:
         counts: points of every class.
-        way: ``log``, minus the logarithm of a class's share, as SemanticKITTI's published weights are; or
-            ``inverse_square_root`` of the share, with mean 1 over the classes that occur.
+        way: ``log``, minus the logarithm of a class's share of the labelled points (SemanticKITTI's published weights
+            are those of its share of all points); or ``inverse_square_root`` of the share, with mean 1 over the
+            classes that occur.
 
     Raises:
         DataError: there is no labelled point.

@@ -7,7 +7,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from geopeft_cli.data.solids import Box, Ellipsoid, Part, Points, Prism, Revolution, Solid
+from geopeft_cli.data.solids import Box, Ellipsoid, Mask, Part, Points, Prism, Revolution, Solid
 
 _ON = 1e-9
 
@@ -50,7 +50,9 @@ def _(solid: Revolution, points: Points) -> Points:
     x, y, z = points.T
     around = np.arctan2(z, x)
     cos, sin = np.cos(around), np.sin(around)
-    flat = _edge_normals(solid.profile, np.stack([np.hypot(x, z), y], axis=1))
+    # edges on the axis make no surface
+    on_axis = (solid.profile[:, 0] == 0) & (np.roll(solid.profile[:, 0], -1) == 0)
+    flat = _edge_normals(solid.profile, np.stack([np.hypot(x, z), y], axis=1), ~on_axis)
     normals = np.stack([flat[:, 0] * cos, flat[:, 1], flat[:, 0] * sin], axis=1)
     if solid.angle < 2 * math.pi:
         ends = np.abs(np.abs(around) - solid.angle / 2) < _ON
@@ -62,18 +64,17 @@ def _(solid: Revolution, points: Points) -> Points:
 @outward_normals.register
 def _(solid: Prism, points: Points) -> Points:
     normals = np.zeros_like(points)
-    normals[:, :2] = _edge_normals(solid.profile, points[:, :2])
+    normals[:, :2] = _edge_normals(solid.profile, points[:, :2], np.ones(len(solid.profile), dtype=bool))
     faces = np.abs(np.abs(points[:, 2]) - solid.depth / 2) < _ON
     normals[faces] = np.sign(points[faces]) * (0, 0, 1)
     return normals
 
 
-def _edge_normals(polygon: Points, points: Points) -> Points:
-    """The outward normals (n, 2) of the edges of ``polygon`` (m, 2) that are nearest to ``points`` (n, 2)."""
+def _edge_normals(polygon: Points, points: Points, real: Mask) -> Points:
+    """The outward normals (n, 2) of those ``real`` edges of ``polygon`` (m, 2) nearest to ``points`` (n, 2)."""
     edges = np.roll(polygon, -1, axis=0) - polygon
     lengths = np.hypot(*edges.T)
-    # an edge without a length has no normal, one on an axis of revolution no surface
-    real = (lengths > _ON) & ~((polygon[:, 0] == 0) & (edges[:, 0] == 0))
+    real = real & (lengths > _ON)
     starts, edges, lengths = polygon[real], edges[real], lengths[real]
     x, y = polygon.T
     twice_area = x @ np.roll(y, -1) - y @ np.roll(x, -1)
