@@ -149,7 +149,12 @@ def test_las_dimensions(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "laspy", types.SimpleNamespace(read=lambda path: scan))
     fields = read_fields(write("a.laz", b"LASF"))
     assert {name: field[0].item() for name, field in fields.items()} == {
-        "x": 0.5, "y": 1.5, "z": 2.5, "red": 255, "green": 1, "blue": 0,
+        "x": 0.5,
+        "y": 1.5,
+        "z": 2.5,
+        "red": 255,
+        "green": 1,
+        "blue": 0,
         "classification": 6,
     }
 
