@@ -15,9 +15,16 @@ from geopeft_cli.adapters.directory import StoredAdapter, load_adapter
 from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.adapters.merge import foldable_layers, mode_of, put_layer
 from geopeft_cli.backbones import backbone_class
-from geopeft_cli.backbones.checkpoint import Checkpoint, infer_sizes, load_backbone, load_head, read_checkpoint
+from geopeft_cli.backbones.checkpoint import (
+    Checkpoint,
+    fingerprint,
+    infer_sizes,
+    load_backbone,
+    load_head,
+    read_checkpoint,
+)
 from geopeft_cli.backbones.files import read_tensors
-from geopeft_cli.contracts import Backbone, Method, Task, Vocabulary, load_official_state, official_state
+from geopeft_cli.contracts import Backbone, Method, Task, Vocabulary, load_official_state, memories, official_state
 from geopeft_cli.data.batches import Batches
 from geopeft_cli.data.clouds import IGNORED, CloudSet, Labels, Splits
 from geopeft_cli.data.preparation import Preparation
@@ -166,8 +173,25 @@ def rebuild(recipe: Recipe, adapter: StoredAdapter) -> Experiment:
             "Give its own base with backbone.checkpoint=PATH.",
         )
     load_adapter(experiment.model, adapter.tensors, experiment.fresh, str(adapter.folder))
+    if manifest.memory is not None:
+        _check_memory(experiment.model, manifest.memory, str(adapter.folder))
     experiment.model.eval()
     return experiment
+
+
+def _check_memory(model: Backbone, record: Mapping[str, Any], source: str) -> None:
+    """Stop a memory that is not the one of the record, or that another network than the present one described."""
+    for path, memory in memories(model).items():
+        found = {
+            "sha256": fingerprint({"columns": memory.columns}),
+            "network_sha256": fingerprint(memory.sources()),
+        }
+        for key, what in (("sha256", "holds another memory"), ("network_sha256", "was described by another network")):
+            if record[key] != found[key]:
+                raise AdapterError(
+                    f"{source}: {path} {what} than its record says",
+                    "Copy or make the adapter again, or give its own base.",
+                )
 
 
 def skeleton(manifest: Manifest, recipe: Recipe) -> Backbone:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -14,7 +15,14 @@ from geopeft_cli.adapters.header import read_header
 from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
 from geopeft_cli.adapters.peft_layout import CARD, CONFIG, PREFIX, TENSORS, check_config, read_config, write_config
 from geopeft_cli.adapters.tensors import write_tensors
-from geopeft_cli.contracts import Backbone, Wrapper, load_official_state, official_name, official_state
+from geopeft_cli.contracts import (
+    Backbone,
+    Wrapper,
+    load_official_state,
+    memories,
+    official_name,
+    official_state,
+)
 from geopeft_cli.errors import AdapterError
 from geopeft_cli.storage import new_folder
 
@@ -32,8 +40,8 @@ class StoredAdapter:
 def adapter_names(model: Backbone, fresh: Sequence[str]) -> list[str]:
     """Official names of the tensors that an adapter holds, sorted.
 
-    What trains; all of the head; parameters that the base checkpoint lacks; and statistics of BatchNorm that
-    trains. Nothing else moves.
+    What trains; all of the head; parameters that the base checkpoint lacks; statistics of BatchNorm that trains; and
+    what is remembered of training clouds. Nothing else moves.
     """
     names = {official_name(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
     names |= set(fresh)
@@ -43,7 +51,7 @@ def adapter_names(model: Backbone, fresh: Sequence[str]) -> list[str]:
     for path, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight.requires_grad:
             names |= {official_name(f"{path}.{buffer}") for buffer, _ in module.named_buffers(recurse=False)}
-    return sorted(names)
+    return sorted(names | {f"{path}.columns" for path in memories(model)})
 
 
 def adapter_state(model: Backbone, fresh: Sequence[str]) -> dict[str, Tensor]:
@@ -119,15 +127,24 @@ def load_adapter(model: Backbone, tensors: Mapping[str, Tensor], fresh: Sequence
     Raises:
         AdapterError: a tensor is missing, left over, or of another shape.
     """
+    remembered = {f"{path}.columns": memory for path, memory in memories(model).items()}
     expected = adapter_names(model, fresh)
     state = official_state(model)
     missing = [name for name in expected if name not in tensors]
     unexpected = [name for name in tensors if name not in set(expected)]
-    misshaped = [name for name in expected if name in tensors and tensors[name].shape != state[name].shape]
+
+    def fits(name: str) -> bool:
+        if name in remembered:  # of any number of clouds
+            return remembered[name].takes(tensors[name])
+        return tensors[name].shape == state[name].shape
+
+    misshaped = [name for name in expected if name in tensors and not fits(name)]
     for what, names in (("lacks", missing), ("has unexpected", unexpected), ("has another shape for", misshaped)):
         if names:
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             raise AdapterError(
                 f"{source} {what} {', '.join(names[:4])}{more}", "It was made for another model, or it is damaged."
             )
+    for name, memory in remembered.items():
+        memory.columns = torch.empty_like(tensors[name], device=memory.columns.device)
     load_official_state(model, tensors)

@@ -33,6 +33,7 @@ class Manifest:
         versions: of geopeft, torch, numpy and Python.
         merged: the merge mode and its errors, for merged checkpoints.
         origin: what an adapter that was not trained was made from, and how.
+        memory: what is remembered of training clouds, where the method does that, and of which clouds.
         format: version of this record.
     """
 
@@ -50,6 +51,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     merged: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
     format: int = FORMAT
 
     def to_text(self) -> str:

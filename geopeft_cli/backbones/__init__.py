@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from geopeft_cli.contracts import Backbone, registered
+from geopeft_cli.contracts import Backbone, SceneBackbone, registered
 
 BACKBONES = {
     "act": "geopeft_cli.backbones.act:ACT",
@@ -16,8 +16,20 @@ BACKBONES = {
     "recon": "geopeft_cli.backbones.recon:ReCon",
 }
 
+# Networks that read packed scenes. No recipe names them: there is no data of scenes to train them on yet.
+SCENE_BACKBONES = {
+    "ptv3": "geopeft_cli.backbones.ptv3:PTv3",
+    "sonata": "geopeft_cli.backbones.sonata:Sonata",
+}
+
 
 def backbone_class(name: str) -> type[Backbone]:
     """The class behind a recipe name, imported now."""
     found: type[Backbone] = registered(BACKBONES[name])
+    return found
+
+
+def scene_backbone_class(name: str) -> type[SceneBackbone]:
+    """The class behind the name of a network that reads scenes, imported now."""
+    found: type[SceneBackbone] = registered(SCENE_BACKBONES[name])
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.backbones.files import locate, read_metadata, read_tensors
-from geopeft_cli.backbones.layouts import Identity, identify, strip_wrappers
+from geopeft_cli.backbones.layouts import Identity, identify, of_branch, strip_wrappers
 from geopeft_cli.contracts import Backbone, CheckpointLayout, load_official_state, official_state
 from geopeft_cli.errors import CheckpointError, UsageError
 
@@ -33,6 +33,7 @@ class Checkpoint:
         unused: names in the file that are neither.
         settings: the backbone's settings, where the file records them.
         layout: how official files name this backbone's tensors.
+        pretrained: what the file holds for ``layout.pretrained``, by the backbone's names.
     """
 
     location: str
@@ -43,6 +44,7 @@ class Checkpoint:
     unused: tuple[str, ...]
     settings: dict[str, Any]
     layout: CheckpointLayout
+    pretrained: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
@@ -71,12 +73,13 @@ def read_checkpoint(
         CheckpointError: the file is damaged, unsafe, or holds another network.
     """
     path = locate(location, sha256)
-    tensors = {strip_wrappers(key): tensor for key, tensor in read_tensors(path).items()}
+    found = {strip_wrappers(key): tensor for key, tensor in read_tensors(path).items()}
+    tensors = of_branch(found, layout.branch)
     identity = identify(tensors, name)
     if identity.backbone != name:
         raise CheckpointError(
             f"{path}: no key matches {name}; it looks like {identity.title}",
-            f"First keys: {', '.join(sorted(tensors)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
+            f"First keys: {', '.join(sorted(found)[:3])}. Use a checkpoint of {name}, or another backbone.name.",
         )
     has_prefix = any(key.startswith(layout.prefix) for key in tensors)
     if has_prefix if layout.prefix else identity.stage in ("pretrained", "unknown"):
@@ -92,7 +95,13 @@ def read_checkpoint(
         rest = []
     if dense:
         own = {key: tensor for key, tensor in own.items() if not key.startswith(layout.not_dense)}
-    return Checkpoint(location, path, identity, own, head, tuple(rest), _recorded_settings(path), layout)
+    pretrained = {
+        key.replace(official, name, 1): tensor
+        for name, official in layout.pretrained
+        for key, tensor in tensors.items()
+        if key.startswith(official)
+    }
+    return Checkpoint(location, path, identity, own, head, tuple(rest), _recorded_settings(path), layout, pretrained)
 
 
 def _recorded_settings(path: Path) -> dict[str, Any]:
@@ -154,8 +163,8 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
     own = official_state(backbone)
     layout = checkpoint.layout
     found = {name: t for name, t in checkpoint.backbone.items() if name in own or not name.startswith(layout.optional)}
-    may_lack = () if checkpoint.head else layout.fresh
-    fresh = tuple(name for name in may_lack if name in own and name not in checkpoint.backbone)
+    may_lack = () if checkpoint.head and layout.head_means_whole else layout.fresh
+    fresh = tuple(name for name in own if name.startswith(may_lack) and name not in checkpoint.backbone)
     problems = [
         *_listed("missing", (name for name in own if name not in checkpoint.backbone and name not in fresh)),
         *_listed("unexpected", (*(name for name in found if name not in own), *checkpoint.unused)),
@@ -171,12 +180,25 @@ def load_backbone(backbone: Backbone, checkpoint: Checkpoint) -> tuple[str, ...]
     ]
     if problems:
         kind = f"{checkpoint.identity.title}, {checkpoint.identity.stage.replace('_', ' ')}"
-        hint = None
+        hint = _kernel_hint(found, own)
         if checkpoint.identity.stage.endswith("segmentation") and not backbone.dense:
             hint = f"It is of a segmentation model: use it with task.name {checkpoint.identity.stage}."
         raise CheckpointError(f"{checkpoint.path} ({kind}) does not fit {backbone.name}: " + "; ".join(problems), hint)
     load_official_state(backbone, found)
+    backbone.pretrained = {
+        name: tensor
+        for name, tensor in checkpoint.pretrained.items()
+        if name in own and tensor.shape == own[name].shape and tensor.isfinite().all()
+    }
     return fresh
+
+
+def _kernel_hint(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+    """Why convolutions of a scene network have other shapes, where they have those of an older library."""
+    for name, tensor in found.items():
+        if name in own and tensor.ndim == 5 and tuple(tensor.shape) == (*own[name].shape[1:], own[name].shape[0]):
+            return f"{name} has the layout of spconv before 2.2, (k, k, k, in, out); save it with a later one."
+    return None
 
 
 def load_head(backbone: Backbone, checkpoint: Checkpoint) -> None:

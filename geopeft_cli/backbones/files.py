@@ -15,6 +15,7 @@ import urllib.request
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -76,13 +77,17 @@ def _embedded(name: str) -> Path:
 
 def _from_hub(location: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     parts = location.removeprefix("hf://").split("/")
     if len(parts) < 3 or not all(parts):
         raise UsageError(f"backbone.checkpoint: {location} is not of the form hf://owner/repo/file")
     try:
-        return Path(hf_hub_download(repo_id="/".join(parts[:2]), filename="/".join(parts[2:])))
+        repository, file = "/".join(parts[:2]), "/".join(parts[2:])
+        if parts[-1] == "model.safetensors":  # whose settings stand beside it, in repositories that have them
+            with suppress(EntryNotFoundError):
+                hf_hub_download(repo_id=repository, filename=file.removesuffix(parts[-1]) + "config.json")
+        return Path(hf_hub_download(repo_id=repository, filename=file))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{location} could not be fetched: {str(error).splitlines()[0]}",
@@ -165,6 +170,24 @@ def read_metadata(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}", "Copy or download it again.") from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration that a ``.pth`` file holds beside its tensors, or that stands in the folder of a safetensors
+    file as ``config.json``; empty where there is none.
+
+    Raises:
+        CheckpointError: damaged.
+    """
+    if not _is_safetensors(path):
+        content = _read_pickle(path)
+        config = content.get("config") if isinstance(content, Mapping) else None
+        return dict(config) if isinstance(config, Mapping) else {}
+    beside = path.with_name("config.json")
+    try:
+        return dict(json.loads(beside.read_text(encoding="utf-8"))) if beside.is_file() else {}
+    except (OSError, ValueError, TypeError):
+        raise CheckpointError(f"{beside} is damaged", "Copy or download it again.") from None
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geopeft_cli.backbones.transformer import DropPath, Places
-from geopeft_cli.contracts import Geometry, Level, Site, published
+from geopeft_cli.contracts import Geometry, Level, Site, TransformerBlock, published
 
 GPT_PLACES: Places = (
     ("attn", "attention", True),
@@ -39,7 +39,7 @@ class CausalAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-class GPTLayer(nn.Module):
+class GPTLayer(TransformerBlock):
     """x = ln_1 x, then x + attention(x), then x + mlp(ln_2 x): the first residual is that of the normalized stream."""
 
     def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
@@ -49,11 +49,20 @@ class GPTLayer(nn.Module):
         self.attn = CausalAttention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.drop_path = DropPath(drop_path)
+        self.drop_rate = drop_path
+
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.ln_1(x)
+        return x, self.attn(x)
+
+    def transformed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.mlp(self.ln_2(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.ln_1(x)
-        x = x + self.drop_path(self.attn(x))
-        return x + self.drop_path(self.mlp(self.ln_2(x)))  # type: ignore[no-any-return]
+        for half in (self.attended, self.transformed):
+            stream, branch = half(x)
+            x = stream + self.drop_path(branch)
+        return x
 
 
 class Carried(nn.Module):

@@ -68,17 +68,20 @@ _HIERARCHICAL = (
     "token_prop.",
     "mask_token",
 )
+_LAST_NORM = (("norm.", "h_encoder.encoder_norms.2."),)
 POINT_M2AE = CheckpointLayout(
     prefix="",
     ignored=(*_HIERARCHICAL, "rec_head."),
     fresh=("norm.weight", "norm.bias"),
     dense=(_NORMS,),
     not_dense=("norm.",),
+    pretrained=_LAST_NORM,
 )
 I2P_MAE = CheckpointLayout(
     prefix="",
     ignored=(*_HIERARCHICAL, "rec_head_2d.", "rec_head_3d.", "clip_model."),
     fresh=("norm.weight", "norm.bias"),
+    pretrained=_LAST_NORM,
 )
 
 MAMBA3D = CheckpointLayout(
@@ -96,6 +99,27 @@ MAMBA3D = CheckpointLayout(
 )
 
 POINT_MAMBA = CheckpointLayout(prefix=POINT_MAE.prefix, ignored=POINT_MAE.ignored, heads=False)
+_SCENE_HEADS = ("mask_head.", "unmask_head.")
+SONATA = CheckpointLayout(
+    prefix="",
+    ignored=_SCENE_HEADS,
+    fresh=("embedding.mask_token", "dec."),
+    head=("seg_head.",),
+    optional=("embedding.mask_token", "dec."),
+    heads=False,
+    head_means_whole=False,
+    sizes={"in_channels": ("embedding.stem.linear.weight", 1)},
+)
+PTV3 = CheckpointLayout(
+    prefix="",
+    ignored=(),
+    fresh=("dec.",),
+    head=("seg_head.",),
+    optional=("dec.",),
+    heads=False,
+    head_means_whole=False,
+    sizes={"in_channels": ("embedding.stem.conv.weight", 4)},
+)
 
 # The first rule whose every pattern is found in some tensor name says what the file is.
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -111,8 +135,11 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("point_mamba", (r"OrderScale_gamma_1$", r"\.mixer\.")),
     ("point_mamba_early", (r"(^|\.)blocks\.layers\.0\.mixer\.",)),
     ("mamba3d", (r"blocks\.blocks\.0\.mixer\.",)),
-    ("ptv3", (r"(^|\.)seg_head\.", r"(^|\.)enc\.enc0\.")),
+    ("ptv3_ppt", (r"^embedding_table\.|(^|\.)enc\.enc0\.block0\.norm1\.0\.norm\.\d",)),
+    ("scene_lora", (r"(^|\.)enc\.base_model\.model\.enc0\.",)),
+    ("ptv3", (r"(^|\.)enc\.enc0\.", r"(^|\.)embedding\.stem\.conv\.")),
     ("sonata", (r"(^|\.)enc\.enc0\.",)),
+    ("scene_head", (r"^(backbone\.)?seg_head\.",)),
     (
         "point_mae",
         (r"^(MAE_encoder\.)?blocks\.blocks\.0\.attn\.qkv\.weight$", r"^(MAE_encoder\.)?encoder\.first_conv\."),
@@ -135,12 +162,17 @@ _TITLES = {
     "point_mamba_early": "the first release of PointMamba, a network without scales of its orders",
     "mamba3d": "Mamba3D",
     "ptv3": "PTv3",
+    "ptv3_ppt": "PTv3-PPT, whose norms depend on the data set",
+    "scene_lora": "a LoRA run of Pointcept",
+    "scene_head": "a segmentation head without its network",
     "sonata": "Sonata",
     "point_mae": "Point-MAE",
 }
 
+_LICENSES = {"sonata": "CC-BY-NC-4.0 for the weights that the authors released, and what is made of them"}
+
 _FIRST_NORMS = ("blocks.blocks.0.norm1.weight", "blocks.layers.0.ln_1.weight", "blocks.layers.0.norm.weight")
-_HEADS = ("cls_head_finetune.", "blocks.cls_head_finetune.")
+_HEADS = ("cls_head_finetune.", "blocks.cls_head_finetune.", "seg_head.")
 
 
 @dataclass(frozen=True)
@@ -150,7 +182,8 @@ class Identity:
     Attributes:
         backbone: recipe name, or ``None`` when no rule fits.
         title: the network's own name, for messages.
-        stage: ``pretrained``, ``classifier``, ``part_segmentation``, ``scene_segmentation`` or ``unknown``.
+        stage: ``pretrained``, ``classifier``, ``voxel_classifier``, ``part_segmentation``, ``scene_segmentation`` or
+            ``unknown``.
         width, depth: read from the shapes of a plain ViT, or of the last stage and of all, else ``None``.
         classes: outputs of the head, if there is one.
         stages: width and depth of every stage of a network with stages; a depth of 0 where blocks are missing.
@@ -164,12 +197,33 @@ class Identity:
     classes: int | None = None
     stages: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def license(self) -> str:
+        """Of the network's released weights, where it restricts their use; else empty."""
+        return _LICENSES.get(self.backbone or "", "")
+
 
 def strip_wrappers(name: str) -> str:
     """A tensor name without the leading ``module.`` (repeated) and ``base_model.`` that training scripts add."""
     while name.startswith("module."):
         name = name.removeprefix("module.")
     return name.removeprefix("base_model.")
+
+
+_TRAINED = re.compile(r"^((?:student|teacher)\.)?backbone\.(?:enc|embedding)\.")
+
+
+def of_branch(tensors: Mapping[str, Tensor], branch: str = "student") -> dict[str, Tensor]:
+    """What a file of Pointcept's trainer holds of a scene network, without ``student.`` and ``backbone.``.
+
+    Of a student and a teacher one is taken, and nothing of the other; other files stay as they are.
+    """
+    marks = [match[1] for match in map(_TRAINED.match, tensors) if match]
+    if not marks:
+        return dict(tensors)
+    own = f"{branch}." if any(marks) else ""
+    named = {name.removeprefix(own): tensor for name, tensor in tensors.items() if name.startswith(own)}
+    return {name.removeprefix("backbone."): tensor for name, tensor in named.items()}
 
 
 def identify(tensors: Mapping[str, Tensor], expected: str = "") -> Identity:
@@ -197,9 +251,10 @@ def identify(tensors: Mapping[str, Tensor], expected: str = "") -> Identity:
 
 def _stage(tensors: Mapping[str, Tensor]) -> tuple[str, int | None]:
     """What the file's head is for, and how many classes it tells apart."""
-    head = [t for name, t in tensors.items() if name.startswith(_HEADS) and t.ndim == 2]
+    head = [(name, t) for name, t in tensors.items() if name.startswith(_HEADS) and t.ndim == 2]
     if head:
-        return "classifier", int(head[-1].shape[0])
+        name, weight = head[-1]
+        return "voxel_classifier" if name.startswith("seg_head.") else "classifier", int(weight.shape[0])
     if not any(name.startswith("propagation") for name in tensors):
         return "pretrained", None
     layers = sorted(name for name in tensors if re.fullmatch(r"convs?\d(_cls)?\.weight", name))
@@ -208,12 +263,17 @@ def _stage(tensors: Mapping[str, Tensor]) -> tuple[str, int | None]:
     return "part_segmentation" if told else "scene_segmentation", classes
 
 
+_STAGE_NORM = re.compile(
+    r"^h_encoder\.encoder_blocks\.(\d+)\.blocks\.\d+\.norm1\.weight$|^enc\.enc(\d+)\.block\d+\.norm1\.0\.weight$"
+)
+
+
 def _stages(tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
     """Width and depth of every stage of a network with stages."""
     blocks: dict[int, list[int]] = {}
     for name, tensor in tensors.items():
-        match = re.search(r"^h_encoder\.encoder_blocks\.(\d+)\.blocks\.\d+\.norm1\.weight$", name)
+        match = _STAGE_NORM.search(name)
         if match:
-            blocks.setdefault(int(match[1]), []).append(tensor.numel())
+            blocks.setdefault(int(match[1] or match[2]), []).append(tensor.numel())
     found = (blocks.get(stage, [0]) for stage in range(max(blocks, default=-1) + 1))
     return tuple((widths[0], len(widths) if widths[0] else 0) for widths in found)

@@ -9,9 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from geopeft_cli.backbones.patch_encoder import PatchEncoder
-from geopeft_cli.backbones.transformer import BLOCK_PLACES, Block, Places, Trunk, block_sites, patch_encoder_sites
+from geopeft_cli.backbones.transformer import (
+    BLOCK_PLACES,
+    Block,
+    Places,
+    Trunk,
+    block_sites,
+    patch_encoder_sites,
+    whole_blocks,
+)
 from geopeft_cli.contracts import Backbone, Geometry, Level, Site, Tokens, published
 from geopeft_cli.geometry.grouping import group
+
+PRETRAINING_GROUPS = 64  # of clouds of 1024 points, by all networks of this kind
 
 
 class PatchTransformer(Backbone):
@@ -97,14 +107,20 @@ class PatchTransformer(Backbone):
             *block_sites(self.blocks.blocks, "blocks.blocks", places=self.places),
         ]
 
+    def block_sites(self) -> list[Site]:
+        return whole_blocks(self.blocks.blocks, "blocks.blocks")
+
+    def regroup(self) -> None:
+        self.groups = min(self.groups, PRETRAINING_GROUPS)
+
     def patches(self, neighborhoods: Tensor) -> Tensor:
         """Points of every patch about its center (B, G, k, 3) -> what the trunk gets of it (B, G, C)."""
         tokens: Tensor = self.encoder(neighborhoods)
         return self.reduce_dim(tokens) if self.encoder_width else tokens
 
-    def geometry(self, centers: Tensor, slots: Tensor) -> Geometry:
+    def level(self, centers: Tensor, slots: Tensor) -> Level:
         """What the layers of the blocks see of the centers (B, G, 3) and slots (T,) of the whole sequence."""
-        return Geometry([Level(centers, slots)])
+        return Level(centers, slots)
 
     def encode(self, points: Tensor, layers: Sequence[int] = ()) -> Tokens:
         """Tokens of the sequence [leading tokens, G patches].
@@ -113,17 +129,36 @@ class PatchTransformer(Backbone):
             points: (B, N, 3).
             layers: blocks whose raw outputs are wanted, 0-based.
         """
-        neighborhoods, centers = group(points, self.groups, self.group_size, self.near_origin)[:2]
-        x = torch.cat([*self._leading("token", points.shape[0]), self.patches(neighborhoods)], dim=1)
-        position = torch.cat([*self._leading("pos", points.shape[0]), self.pos_embed(centers)], dim=1)
-        before = len(self.leading)
-        slots = torch.arange(-before, self.groups, device=points.device).clamp(min=-1)
-        with published(self.geometry(centers, slots)):
-            x, kept = self.blocks(x, position, tuple(layers))
-        return Tokens(self.norm(x), centers, slots, kept, places=slice(before, None))
+        patches, centers = self._embedded(points)
+        return self._transformed(patches, centers, self.leading, points, tuple(layers))
 
-    def _leading(self, kind: str, batch: int) -> list[Tensor]:
-        return [self.get_parameter(f"{name}_{kind}").expand(batch, -1, -1) for name in self.leading]
+    def describe(self, points: Tensor, geometry: Geometry | None = None) -> Tensor:
+        """Maximum over the patches behind the norm, (B, C), without leading tokens that pre-training lacks.
+
+        Centers are picked one after the other, so that those of fewer groups are the first ones of more.
+        """
+        shared = None if geometry is None else geometry.shared
+        patches, centers = self._embedded(points) if shared is None else (t[:, : self.groups] for t in shared)
+        leading = tuple(name for name in self.leading if f"{name}_token" not in self.layout.fresh)
+        tokens = self._transformed(patches, centers, leading, points)
+        return tokens.spatial(tokens.features).amax(dim=1)
+
+    def _embedded(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        neighborhoods, centers = group(points, self.groups, self.group_size, self.near_origin)[:2]
+        return self.patches(neighborhoods), centers
+
+    def _transformed(
+        self, patches: Tensor, centers: Tensor, leading: tuple[str, ...], points: Tensor, layers: tuple[int, ...] = ()
+    ) -> Tokens:
+        def before(kind: str) -> list[Tensor]:
+            return [self.get_parameter(f"{name}_{kind}").expand(centers.shape[0], -1, -1) for name in leading]
+
+        x = torch.cat([*before("token"), patches], dim=1)
+        position = torch.cat([*before("pos"), self.pos_embed(centers)], dim=1)
+        slots = torch.arange(-len(leading), self.groups, device=centers.device).clamp(min=-1)
+        with published(Geometry([self.level(centers, slots)], points, (patches, centers))):
+            x, kept = self.blocks(x, position, layers)
+        return Tokens(self.norm(x), centers, slots, kept, places=slice(len(leading), None))
 
     def pool(self, tokens: Tokens, fused: Tensor | None = None) -> Tensor:
         """[leading tokens, maximum over the patches (+ fused)], (B, feature_width)."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from geopeft_cli.backbones.gpt import GPT_PLACES, Carried, Extractor, Generator, position_encoding
 from geopeft_cli.backbones.layouts import POINT_GPT
 from geopeft_cli.backbones.patch_encoder import LARGE, SMALL, PatchEncoder
-from geopeft_cli.backbones.transformer import block_sites, patch_encoder_sites
+from geopeft_cli.backbones.patch_transformer import PRETRAINING_GROUPS
+from geopeft_cli.backbones.transformer import block_sites, patch_encoder_sites, whole_blocks
 from geopeft_cli.contracts import (
     Backbone,
     CheckpointLayout,
@@ -54,6 +55,7 @@ class PointGPT(Backbone):
     head_layout: ClassVar[str] = "mlp3"
     point_head: ClassVar[str | None] = "tokens"
     token_names: tuple[str, ...] = POINT_GPT.fresh
+    final_norm: ClassVar[str] = "blocks.cls_norm"
 
     def __init__(
         self,
@@ -104,6 +106,12 @@ class PointGPT(Backbone):
             *(self.generator_blocks.sites("generator_blocks") if self.reconstruction else ()),
         ]
 
+    def block_sites(self) -> list[Site]:
+        return whole_blocks(self.blocks.layers, "blocks.layers")
+
+    def regroup(self) -> None:
+        self.groups = min(self.groups, PRETRAINING_GROUPS)
+
     def encode(self, points: Tensor, layers: Sequence[int] = ()) -> Tokens:
         """Sequence [start token, class token, G patches in greedy order].
 
@@ -119,7 +127,7 @@ class PointGPT(Backbone):
         x = torch.cat([start, self.encoder(neighborhoods)], dim=1)
         position = torch.cat([crossed, position_encoding(centers, self.width)], dim=1)
         slots = torch.arange(-2, self.groups, device=points.device).clamp(min=-1)
-        with published(Geometry([Level(centers, slots)])):
+        with published(Geometry([Level(centers, slots)], points)):
             x, kept = self.blocks(x, position, tuple(layers))
         x = self.blocks.ln_f(x)
         if self.training and self.reconstruction:

@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from geopeft_cli.backbones.layouts import I2P_MAE, POINT_M2AE
 from geopeft_cli.backbones.patch_encoder import PatchEncoder
-from geopeft_cli.backbones.transformer import Attention, Block, Trunk, block_sites, patch_encoder_sites
+from geopeft_cli.backbones.transformer import Attention, Block, Trunk, block_sites, patch_encoder_sites, whole_blocks
 from geopeft_cli.contracts import (
     Backbone,
     CheckpointLayout,
@@ -33,6 +34,7 @@ from geopeft_cli.geometry.grouping import Groups, group, take
 from geopeft_cli.geometry.neighbors import squared_distances
 
 Pooling = Literal["sum", "concat", "concat_rest"]
+PRETRAINING_GROUP_SIZE = (16, 8, 8)
 
 
 def near(centers: Tensor, radius: float) -> Tensor:
@@ -57,10 +59,17 @@ class LocalAttention(Attention):
         self.level, self.radius = level, radius
 
     def mask(self) -> Tensor | None:
+        level = current_level(self.level, "attention within a radius")
+        return level.memo(("attended", self.radius), lambda: self._mask(level))
+
+    def _mask(self, level: Level) -> Tensor | None:
         if self.radius == 0:
             return None
-        level = current_level(self.level, "attention within a radius")
-        return level.memo(("near", self.radius), lambda: near(level.centers, self.radius).unsqueeze(1))
+        attended = level.memo(("near", self.radius), lambda: near(level.centers, self.radius))
+        if level.slots.shape[-1] > attended.shape[-1]:  # tokens without a center see all and are seen by all
+            attended = F.pad(attended, (0, 1, 0, 1), value=True)
+            attended = attended[:, level.slots][:, :, level.slots]
+        return attended.unsqueeze(1)
 
 
 class LocalBlock(Block):
@@ -187,6 +196,52 @@ class PointM2AE(Backbone):
             first += depth
         return sites
 
+    def block_sites(self) -> list[Site]:
+        sites: list[Site] = []
+        for level, trunk in enumerate(self.h_encoder.encoder_blocks):
+            assert isinstance(trunk, Trunk)
+            sites += whole_blocks(trunk.blocks, f"h_encoder.encoder_blocks.{level}.blocks", level, len(sites))
+        return sites
+
+    def regroup(self) -> None:
+        self.group_size = tuple(map(min, self.group_size, PRETRAINING_GROUP_SIZE))
+
+    def describe(self, points: Tensor, geometry: Geometry | None = None) -> Tensor:
+        """Mean + maximum over the last tokens behind their norm, (B, C), as in pre-training.
+
+        There attention is among all tokens of a stage that a token of the next one is made of; the others are left
+        out. Groups of fewer points are the first points of groups of more.
+        """
+        shared = self.grouped(points) if geometry is None else geometry.shared
+        stages = [self._narrowed(stage, size) for stage, size in zip(shared, self.group_size, strict=True)]
+        x = points
+        for level, (stage, kept) in enumerate(zip(stages, self._referred_to(stages), strict=True)):
+            x = self.embedded(level, stage, x)
+            own = Level(stage.centers, torch.arange(x.shape[1], device=x.device))
+            own.memo(("attended", self.radius[level]), lambda kept=kept: kept[:, None, None])  # type: ignore[misc]
+            position = self.h_encoder.encoder_pos_embeds[level](stage.centers)
+            with published(Geometry([own] * (level + 1))):
+                x = self.h_encoder.encoder_blocks[level](x, position)[0]
+        tokens: Tensor = self.norm(x)
+        return tokens.mean(dim=1) + tokens.amax(dim=1)
+
+    @staticmethod
+    def _narrowed(stage: Groups, size: int) -> Groups:
+        return stage._replace(
+            neighborhoods=stage.neighborhoods[:, :, :size], neighbor_index=stage.neighbor_index[:, :, :size]
+        )
+
+    @staticmethod
+    def _referred_to(stages: Sequence[Groups]) -> list[Tensor]:
+        """bool (B, G) by stage: the tokens of which some kept token of the next stage is made, all of the last."""
+        last = stages[-1].center_index
+        kept = [torch.ones_like(last, dtype=torch.bool)]
+        for before, stage in zip(stages[-2::-1], stages[:0:-1], strict=True):
+            weight = kept[0].unsqueeze(-1).expand_as(stage.neighbor_index).flatten(1).float()
+            seen = weight.new_zeros(before.center_index.shape)
+            kept.insert(0, seen.scatter_add(1, stage.neighbor_index.flatten(1), weight) > 0)
+        return kept
+
     def grouped(self, points: Tensor) -> list[Groups]:
         """The groups of every stage; those of a later one are of the centers of the stage before.
 
@@ -209,7 +264,7 @@ class PointM2AE(Backbone):
         slots = [torch.arange(count, device=points.device) for count in self.groups]
         levels = [Level(stage.centers, slot) for stage, slot in zip(stages, slots, strict=True)]
         kept: dict[int, Tensor] = {}
-        with published(Geometry(levels)):
+        with published(Geometry(levels, points, stages)):
             x, first = points, 0
             for level, (stage, depth) in enumerate(zip(stages, self.depths, strict=True)):
                 x = self.embedded(level, stage, x)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from geopeft_cli.backbones.layouts import RECON
 from geopeft_cli.backbones.patch_transformer import PatchTransformer
 from geopeft_cli.backbones.transformer import BLOCK_PLACES, Block, FeedForward, Places
-from geopeft_cli.contracts import CheckpointLayout, Geometry, Level
+from geopeft_cli.contracts import CheckpointLayout, Level
 
 QUERIES = ("cls", "img", "text")
 
@@ -42,7 +42,17 @@ class TwoStreamBlock(Block):
         self.mlp_contrast = FeedForward(width, ratio * width)
         self.attn_contrast = CrossAttention(width, heads)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        queries, points = self.norm1_contrast(x[:, : len(QUERIES)]), self.norm1(x[:, len(QUERIES) :])
+        branches = [self.attn_contrast(queries, points), self.attn(points)]
+        return torch.cat([queries, points], dim=1), torch.cat(branches, dim=1)
+
+    def transformed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        queries, points = self.norm2_contrast(x[:, : len(QUERIES)]), self.norm2(x[:, len(QUERIES) :])
+        branches = [self.mlp_contrast(queries), self.mlp(points)]
+        return torch.cat([queries, points], dim=1), torch.cat(branches, dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:  # the streams are dropped each by itself
         queries, points = self.norm1_contrast(x[:, : len(QUERIES)]), self.norm1(x[:, len(QUERIES) :])
         queries = queries + self.drop_path(self.attn_contrast(queries, points))
         points = points + self.drop_path(self.attn(points))
@@ -75,5 +85,5 @@ class ReCon(PatchTransformer):
         *BLOCK_PLACES[3:],
     )
 
-    def geometry(self, centers: Tensor, slots: Tensor) -> Geometry:
-        return Geometry([Level(centers, slots[len(QUERIES) :])])
+    def level(self, centers: Tensor, slots: Tensor) -> Level:
+        return Level(centers, slots[len(QUERIES) :])

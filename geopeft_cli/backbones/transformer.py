@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geopeft_cli.contracts import Role, Site
+from geopeft_cli.contracts import Role, Site, TransformerBlock, unwrapped
 
 
 class DropPath(nn.Module):
@@ -61,7 +61,7 @@ class FeedForward(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
-class Block(nn.Module):
+class Block(TransformerBlock):
     """x + attention(norm1 x), then x + feed-forward(norm2 x), each branch under stochastic depth.
 
     Parameters are in the official order, which is that of the tensors in optimizer states.
@@ -74,10 +74,19 @@ class Block(nn.Module):
         self.mlp = FeedForward(width, ratio * width)
         self.attn = Attention(width, heads)
         self.drop_path = DropPath(drop_path)
+        self.drop_rate = drop_path
+
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.attn(self.norm1(x))
+
+    def transformed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self.mlp(self.norm2(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+        for half in (self.attended, self.transformed):
+            stream, branch = half(x)
+            x = stream + self.drop_path(branch)
+        return x
 
 
 class Trunk(nn.Module):
@@ -130,9 +139,14 @@ def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0, places: Plac
     for index, block in enumerate(blocks):
         for path, role, has_centers in places:
             owner, _, attribute = path.rpartition(".")
-            part = block.get_submodule(owner)
+            part = unwrapped(block).get_submodule(owner)
             sites.append(Site(f"{prefix}.{index}.{path}", role, index, level if has_centers else None, part, attribute))
     return sites
+
+
+def whole_blocks(blocks: nn.ModuleList, prefix: str, level: int = 0, first: int = 0) -> list[Site]:
+    """The blocks themselves; ``first`` is the index of the first one among those of all stages."""
+    return [Site(f"{prefix}.{i}", "block", first + i, level, blocks, str(i)) for i in range(len(blocks))]
 
 
 def patch_encoder_sites(encoder: nn.Module, prefix: str = "encoder") -> list[Site]:

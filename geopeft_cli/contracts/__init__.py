@@ -7,6 +7,7 @@ official ones apart from the ``base`` that every wrapper inserts, which :func:`o
 
 from geopeft_cli.checkpoint_layout import CheckpointLayout
 from geopeft_cli.contracts.folding import Calibration, DenseUpdate, Foldable
+from geopeft_cli.contracts.memory import Memory, memories
 from geopeft_cli.contracts.model import Backbone, Method, select_sites
 from geopeft_cli.contracts.naming import (
     load_official_state,
@@ -15,15 +16,37 @@ from geopeft_cli.contracts.naming import (
     official_state,
     registered,
 )
-from geopeft_cli.contracts.sites import BLOCK_ROLES, WHOLE_ROLES, BlockRole, QueryRole, Role, Site, Wrapper
+from geopeft_cli.contracts.scenes import SceneBackbone, Scenes
+from geopeft_cli.contracts.sites import (
+    BLOCK_ROLES,
+    WHOLE_ROLES,
+    BlockRole,
+    Branches,
+    QueryRole,
+    Role,
+    Site,
+    TransformerBlock,
+    Wrapper,
+    unwrapped,
+)
 from geopeft_cli.contracts.task import Confusion, LabelledBatch, Task, Vocabulary
-from geopeft_cli.contracts.tokens import Geometry, Level, PackedLevel, Tokens, current_level, published
+from geopeft_cli.contracts.tokens import (
+    Geometry,
+    Level,
+    PackedLevel,
+    Tokens,
+    VoxelLevel,
+    current_geometry,
+    current_level,
+    published,
+)
 
 __all__ = [
     "BLOCK_ROLES",
     "WHOLE_ROLES",
     "Backbone",
     "BlockRole",
+    "Branches",
     "Calibration",
     "CheckpointLayout",
     "Confusion",
@@ -32,21 +55,29 @@ __all__ = [
     "Geometry",
     "LabelledBatch",
     "Level",
+    "Memory",
     "Method",
     "PackedLevel",
     "QueryRole",
     "Role",
+    "SceneBackbone",
+    "Scenes",
     "Site",
     "Task",
     "Tokens",
+    "TransformerBlock",
     "Vocabulary",
+    "VoxelLevel",
     "Wrapper",
+    "current_geometry",
     "current_level",
     "load_official_state",
+    "memories",
     "official_name",
     "official_parameters",
     "official_state",
     "published",
     "registered",
     "select_sites",
+    "unwrapped",
 ]

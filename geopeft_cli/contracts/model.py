@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from geopeft_cli.checkpoint_layout import CheckpointLayout
 from geopeft_cli.contracts.sites import BLOCK_ROLES, WHOLE_ROLES, Site
 from geopeft_cli.contracts.task import Task
-from geopeft_cli.contracts.tokens import Tokens
+from geopeft_cli.contracts.tokens import Geometry, Tokens
 from geopeft_cli.errors import UsageError
 
 
@@ -30,13 +30,16 @@ class Backbone(nn.Module, ABC):
         token_names: parameters that a pre-training checkpoint may lack and every recipe may train
             (class token and its position, or the final norm).
         dense: whether it is built as its authors' segmentation model is, which may have other tokens and norms.
+        final_norm: the norm behind the last block, where it is not built so.
         stand_ins: for roles that no layer of it has, the role that is taken where they are asked for.
+        pretrained: values of parameters that differ in the network as it was pre-trained, by name.
     """
 
     name: ClassVar[str]
     layout: ClassVar[CheckpointLayout]
     head_layout: ClassVar[str]
     point_head: ClassVar[str | None] = None
+    final_norm: ClassVar[str] = "norm"
     stand_ins: ClassVar[Mapping[str, str]] = {}
     token_names: tuple[str, ...] = ()
     dense: bool = False
@@ -47,6 +50,7 @@ class Backbone(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.task: Task | None = None
+        self.pretrained: dict[str, Tensor] = {}
 
     @property
     def fusion_blocks(self) -> range:
@@ -66,6 +70,27 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def sites(self) -> list[Site]:
         """Every attention and dense layer that a method may wrap, in the order of the forward pass."""
+
+    def block_sites(self) -> list[Site]:
+        """Every :class:`TransformerBlock` that a method may wrap as a whole, with role ``block``.
+
+        The sequence that enters one ends with a token for each center of its level, in their order; the level may
+        leave out tokens before that.
+        """
+        return []
+
+    def regroup(self) -> None:
+        """From now on cut clouds into groups as in pre-training."""
+
+    def describe(self, points: Tensor, geometry: Geometry | None = None) -> Tensor:
+        """What the network says of clouds (B, N, 3) without a head, (B, width).
+
+        Args:
+            points: the clouds.
+            geometry: of a forward pass over the same clouds by a copy with the same frozen patch encoder.
+        """
+        tokens = self.encode(points)
+        return tokens.spatial(tokens.features).amax(dim=1)
 
     @abstractmethod
     def encode(self, points: Tensor, layers: Sequence[int] = ()) -> Tokens:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 BlockRole = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
 # In a second stream of tokens, which have no centers and read those that do.
 QueryRole = Literal["query_attention_in", "query_attention_out", "query_mlp_in", "query_mlp_out"]
 # ``generator_attention`` is that of a generator, which runs in training only.
-WholeRole = Literal["attention", "generator_attention"]
-Role = Literal[WholeRole, BlockRole, QueryRole, "scan", "local", "position", "patch_embedding"]
+WholeRole = Literal["attention", "generator_attention", "block"]
+Role = Literal[WholeRole, BlockRole, QueryRole, "scan", "local", "position", "patch_embedding", "transition"]
 WHOLE_ROLES: tuple[WholeRole, ...] = get_args(WholeRole)
 BLOCK_ROLES: tuple[BlockRole, ...] = get_args(BlockRole)
 
 
 @dataclass(frozen=True)
 class Site:
-    """A named module of a backbone where a method may attach: a dense layer, or a whole attention.
+    """A named module of a backbone where a method may attach: a dense layer, a whole attention, or a whole block.
 
     Attributes:
         name: the official module path, for example ``blocks.blocks.0.attn.qkv``.
-        role: what the module does, the same word on every backbone; all but ``WHOLE_ROLES`` are dense layers.
+        role: what the module does, the same word on every backbone; all but ``WHOLE_ROLES`` are dense layers,
+            ``transition`` one between two stages. Where blocks are sites, they take :class:`Branches`.
         block: index of the transformer block that holds it, -1 outside the blocks.
         level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
             sequence of tokens (patch encoder, position encoding, pooling over neighbors) or tokens without centers
@@ -53,6 +56,24 @@ class Site:
         setattr(self.owner, self.attribute, module)
 
 
+class TransformerBlock(nn.Module, ABC):
+    """A block as its two halves, each a stream of tokens (B, T, C) and a branch of the same shape to be added to it.
+
+    Attributes:
+        drop_rate: how often a branch is dropped for a cloud in training.
+    """
+
+    drop_rate: float = 0.0
+
+    @abstractmethod
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Stream and branch of the attention, of the tokens (B, T, C) that enter the block."""
+
+    @abstractmethod
+    def transformed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Stream and branch of the feed-forward layers, of the sum of the attention's."""
+
+
 class Wrapper(nn.Module):
     """A module at a site that holds the one it replaced as ``base`` and has its call signature.
 
@@ -65,3 +86,22 @@ class Wrapper(nn.Module):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module that the backbone was built with, below whatever methods put around it."""
+    while isinstance(module, Wrapper):
+        module = module.base
+    return module
+
+
+class Branches(NamedTuple):
+    """What a wrapper of a block adds to its residual sums, beside the block's own branches, under no drop path.
+
+    Attributes:
+        position: reads what the position encoding reads.
+        attention: reads what the attention reads, behind the norm.
+    """
+
+    position: Callable[[Tensor], Tensor] | None = None
+    attention: Callable[[Tensor], Tensor] | None = None

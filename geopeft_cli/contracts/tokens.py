@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,7 +16,21 @@ from geopeft_cli.errors import GeometryError, ShapeError
 T = TypeVar("T")
 
 
-class Level:
+class Remembering:
+    """What one layer computes for the others of the same forward pass."""
+
+    def __init__(self) -> None:
+        self._memo: dict[Any, Any] = {}
+
+    def memo(self, key: Any, build: Callable[[], T]) -> T:
+        """``build()`` at the first call with ``key``, its result at every later one of this forward pass."""
+        if key not in self._memo:
+            self._memo[key] = build()
+        value: T = self._memo[key]
+        return value
+
+
+class Level(Remembering):
     """The tokens of one stage of the current forward pass.
 
     Args:
@@ -26,9 +40,9 @@ class Level:
     """
 
     def __init__(self, centers: Tensor, slots: Tensor) -> None:
+        super().__init__()
         self.centers = centers
         self.slots = slots
-        self._memo: dict[Any, Any] = {}
 
     @property
     def described(self) -> str:  # for messages
@@ -38,12 +52,19 @@ class Level:
         """Whether ``x`` has the shape of the level's tokens, (B, T, C)."""
         return x.ndim == 3 and x.shape[1] == self.slots.shape[-1]
 
-    def memo(self, key: Any, build: Callable[[], T]) -> T:
-        """``build()`` at the first call with ``key``, its result at every later one of this forward pass."""
-        if key not in self._memo:
-            self._memo[key] = build()
-        value: T = self._memo[key]
-        return value
+    @property
+    def leading(self) -> int:
+        """Places before the centers, in a sequence that ends with all of them, each once and in their order."""
+        return self.slots.shape[-1] - self.centers.shape[1]
+
+    def prompted(self, count: int) -> Level:
+        """Such a sequence with ``count`` more places, which have no center, before those that have one."""
+
+        def build() -> Level:
+            before, after = self.slots[: self.leading], self.slots[self.leading :]
+            return Level(self.centers, torch.cat([before, after.new_full((count,), -1), after]))
+
+        return self.memo(("prompted", count), build)
 
 
 class PackedLevel(Level):
@@ -71,11 +92,38 @@ class PackedLevel(Level):
         return self.memo("sizes", lambda: [int(size) for size in self.offsets.diff().tolist()])
 
 
-@dataclass
-class Geometry:
-    """What geometry-aware layers need of the current forward pass, one level a stage. Never in a state dict."""
+class VoxelLevel(PackedLevel):
+    """Packed scenes whose tokens are voxels of a grid.
 
-    levels: list[Level]
+    Args:
+        centers: (N, 3), mean coordinates of what is in the voxels.
+        offsets: int64 (scenes + 1,), where the scenes begin, and N.
+        voxels: int64 (N, 3), their places in the grid. Several tokens may share one.
+    """
+
+    def __init__(self, centers: Tensor, offsets: Tensor, voxels: Tensor) -> None:
+        super().__init__(centers, offsets)
+        self.voxels = voxels
+
+
+class Geometry(Remembering):
+    """What geometry-aware layers need of the current forward pass. Never in a state dict.
+
+    Args:
+        levels: one a stage.
+        points: the clouds (B, N, 3) as the network got them, where a layer may ask for them.
+        shared: what the backbone computed of the clouds before its first block, for its own :meth:`Backbone.describe`.
+    """
+
+    def __init__(self, levels: Sequence[Level], points: Tensor | None = None, shared: Any = None) -> None:
+        super().__init__()
+        self.levels, self.points, self.shared = list(levels), points, shared
+
+    def with_level(self, index: int, level: Level) -> Geometry:
+        """The same clouds with another sequence of tokens in one stage."""
+        levels = [*self.levels]
+        levels[index] = level
+        return Geometry(levels, self.points, self.shared)
 
 
 _current_geometry: ContextVar[Geometry | None] = ContextVar("geometry", default=None)
@@ -97,13 +145,22 @@ def current_level(level: int, reader: str) -> Level:
     Raises:
         GeometryError: no forward pass of a backbone is under way, or it has no such level.
     """
+    return current_geometry(level, reader).levels[level]
+
+
+def current_geometry(level: int, reader: str) -> Geometry:
+    """The published geometry, which has the level of a stage; ``reader`` is the name of the layer that asks.
+
+    Raises:
+        GeometryError: no forward pass of a backbone is under way, or it has no such level.
+    """
     geometry = _current_geometry.get()
     if geometry is None or level >= len(geometry.levels):
         raise GeometryError(
             f"{reader} needs the centers of its tokens, and no geometry of level {level} is published",
             "Call the backbone, not a layer of it: the backbone publishes the geometry of each forward pass.",
         )
-    return geometry.levels[level]
+    return geometry
 
 
 @dataclass

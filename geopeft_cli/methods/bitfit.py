@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Literal
 
 from geopeft_cli.contracts import Backbone, Method
@@ -24,6 +25,6 @@ class BitFit(Method):
 
     def attach(self, backbone: Backbone) -> None:
         for name, parameter in backbone.named_parameters():
-            inside = self.scope == "all" or ".blocks." in f".{name}"
+            inside = self.scope == "all" or re.search(r"(^|\.)block(s|\d+)\.", name)
             if inside and name.endswith(".bias"):
                 parameter.requires_grad_(True)

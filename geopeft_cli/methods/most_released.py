@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from geopeft_cli.contracts import WHOLE_ROLES, Backbone, Level, Site, Wrapper, current_level
+from geopeft_cli.contracts import WHOLE_ROLES, Backbone, Level, SceneBackbone, Site, Wrapper, current_level
 from geopeft_cli.errors import UsageError
 from geopeft_cli.geometry.smoothing import Eps, laplacian
 from geopeft_cli.methods.dense import dense_layer, sizes
@@ -161,8 +161,14 @@ def wrap_attentions(backbone: Backbone, branch: Callable[[int], PointMonarch], g
             of what they predict, one place on.
 
     Raises:
-        UsageError: the backbone has no such attention, or no generator for ``released``, or a size does not fit.
+        UsageError: the backbone has no such attention or reads packed scenes, or no generator for ``released``, or a
+            size does not fit.
     """
+    if isinstance(backbone, SceneBackbone):
+        raise UsageError(
+            f"method.variant: {backbone.name} reads scenes of different sizes, released is defined for equal clouds",
+            "Use method.variant=linear.",
+        )
     every = backbone.sites()
     sites = [site for site in every if site.role in WHOLE_ROLES and site.level is not None]
     if not sites:

@@ -166,7 +166,51 @@ class MoSTSettings(MonarchSettings):
         return self
 
 
+class PointPEFTSettings(MethodSettings):
+    """Prompts that remember similar training clouds, and an adapter that knows neighborhoods (AAAI 2024).
+
+    ``prompt``, ``bank`` and ``adapter`` switch its parts; the bank needs prompts. ``variant: released`` has the indices
+    of the released code, which reach into other clouds of the batch; ``aligned`` takes tokens and centers that belong
+    together.
+    """
+
+    name: Literal["point_peft"]
+    variant: Literal["per_sample", "aligned", "released"] = "per_sample"
+    prompt: Switch = True
+    prompts: PositiveCount = 10
+    prompted_blocks: PositiveCount | None = None
+    bank: Switch = True
+    bank_per_class: PositiveCount | None = None
+    bank_precision: Literal["fp32", "fp16"] = "fp32"
+    adapter: Switch = True
+    bottleneck: PositiveCount = 16
+    attention_width: PositiveCount = 18
+    attention_heads: PositiveCount = 6
+    neighbors: PositiveCount = 16
+    ffn_scale: NonNegativeNumber = 0.7
+    ffn_gate: NonNegativeNumber = 1.0
+    center: NonNegativeNumber = 0.3
+    propagate: NonNegativeNumber = 0.3
+    pooling: Literal["max", "maxmean"] = "max"
+    dropout: Fraction = 0.1
+    init: Literal["released", "identity"] = "released"
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> PointPEFTSettings:
+        if self.prompt and self.bank and self.prompts < 3:
+            raise mistake("prompts", f"must be at least 3 with a bank, of which 2 look nothing up, is {self.prompts}")
+        if self.attention_width % self.attention_heads:
+            raise mistake("attention_heads", f"must divide attention_width, {self.attention_width}")
+        return self
+
+
 MethodSection = Annotated[
-    FullSettings | LinearProbeSettings | BitFitSettings | LoRASettings | MonarchSettings | MoSTSettings,
+    FullSettings
+    | LinearProbeSettings
+    | BitFitSettings
+    | LoRASettings
+    | MonarchSettings
+    | MoSTSettings
+    | PointPEFTSettings,
     Field(discriminator="name"),
 ]

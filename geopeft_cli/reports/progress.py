@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from geopeft_cli.errors import MissingDependencyError
 from geopeft_cli.reports.records import MetricsLog
+
+T = TypeVar("T")
 
 
 class ProgressBar:
@@ -45,6 +48,12 @@ class ProgressBar:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def counted(items: Iterable[T], total: int, title: str) -> Iterator[T]:
+    """The items, with a bar over ``total`` of them where stderr is a terminal."""
+    quiet = not sys.stderr.isatty()
+    yield from tqdm(items, total=total, desc=title, unit="batch", disable=quiet, dynamic_ncols=True, leave=False)
 
 
 class TensorBoard:

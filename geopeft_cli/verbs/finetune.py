@@ -19,7 +19,7 @@ from geopeft_cli import __version__
 from geopeft_cli.adapters.directory import adapter_state, save_adapter
 from geopeft_cli.adapters.manifest import Manifest, label_names
 from geopeft_cli.assemble import Experiment, build, load_splits, make_batches, point_counts
-from geopeft_cli.contracts import Backbone, Vocabulary, load_official_state
+from geopeft_cli.contracts import Backbone, Vocabulary, load_official_state, memories
 from geopeft_cli.data.clouds import CloudSet, Splits
 from geopeft_cli.data.s3dis_blocks import label_weights
 from geopeft_cli.errors import UsageError
@@ -40,6 +40,7 @@ from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.training.loop import Outcome, Plan, train
 from geopeft_cli.training.precision import autocast, choose_device
 from geopeft_cli.training.schedule import epochs_run, parameter_groups
+from geopeft_cli.verbs.remembering import remember
 
 logger = logging.getLogger("geopeft")
 
@@ -123,6 +124,7 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     seed_everything(recipe.seed)
     splits, experiment = prepare(recipe)
     model = experiment.model.to(device)
+    memory = remember(experiment, splits.train, device)
     _check_share(model, min(settings.batch_size, len(splits.train)), ranks)
     batches = make_batches(recipe, splits.train, "train", training=True, batch_size=settings.batch_size)
     watched = _watched_split(recipe, splits)
@@ -131,6 +133,8 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     done = load_progress(folder / CHECKPOINTS)
     if done and done.recipe_digest != digest(recipe):
         raise UsageError(f"{folder} was started with another recipe than {folder / RECIPE} is now", "Undo the change.")
+    if done:
+        _check_same_memory(folder, model, done.tensors)
     if ranks.is_first:
         with new_file(folder / RECIPE) as partial:
             partial.write_text(dump_recipe(recipe), encoding="utf-8")
@@ -168,7 +172,7 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     selection = describe_selection(recipe, outcome)
     if not ranks.is_first:
         return Run(folder, recipe, selection, metrics)
-    _save(folder / ADAPTER, experiment, outcome, metrics, selection)
+    _save(folder / ADAPTER, experiment, outcome, metrics, selection, memory)
     epochs = [record for record in read_records(folder / METRICS) if "epoch" in record]
     summary = {
         "finished": True,
@@ -255,6 +259,15 @@ def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
     )
 
 
+def _check_same_memory(folder: Path, model: Backbone, tensors: dict[str, Tensor]) -> None:
+    for path, memory in memories(model).items():
+        if not torch.equal(tensors[f"{path}.columns"], memory.columns.cpu()):
+            raise UsageError(
+                f"{folder}: the training clouds or the checkpoint are not those that the run remembers",
+                "Undo the change, or start a new run with another --output.",
+            )
+
+
 def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
     found = []
     for key in dict.fromkeys([*a, *b]):
@@ -267,8 +280,9 @@ def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list
 
 
 def _save(
-    folder: Path, experiment: Experiment, outcome: Outcome, metrics: dict[str, dict[str, float]], selection: str
-) -> None:
+    folder: Path, experiment: Experiment, outcome: Outcome, metrics: dict[str, dict[str, float]], selection: str,
+    memory: dict[str, Any] | None,
+) -> None:  # fmt: skip
     recipe = experiment.recipe.model_dump(mode="json")
     facts: dict[str, Any] = {
         "recipe": recipe,
@@ -282,6 +296,7 @@ def _save(
         **facts,
         backbone=experiment.model.settings(),
         fresh=list(experiment.fresh),
+        memory=memory,
         selection={"epoch": outcome.epoch, "text": selection},
         versions={
             "geopeft": __version__,

@@ -73,7 +73,14 @@ def inspect_recipe(source: str) -> Inspection:
     """A recipe: the model is built, and two steps on random clouds find parameters that no gradient reaches."""
     from geopeft_cli.recipe.load import load_recipe
     from geopeft_cli.verbs.finetune import prepare
-    from geopeft_cli.verbs.probing import dead_parameters, fused_blocks, model_table, monarch_structure, rates_in_words
+    from geopeft_cli.verbs.probing import (
+        dead_parameters,
+        fused_blocks,
+        model_table,
+        monarch_structure,
+        rates_in_words,
+        remembered_clouds,
+    )
 
     recipe = load_recipe(source)
     splits, experiment = prepare(recipe)
@@ -91,6 +98,7 @@ def inspect_recipe(source: str) -> Inspection:
         "classes": len(splits.train.classes),
         **({"labels_of_points": len(splits.train.part_names)} if splits.train.part_names else {}),
         "fusion": fused_blocks(experiment.model),
+        "memory": remembered_clouds(experiment, splits.train),
         "augment": ", ".join(recipe.data.augment) or "none",
         "rates": rates_in_words(experiment),
         "select": recipe.training.select,
@@ -103,11 +111,11 @@ def inspect_file(path: Path) -> Inspection:
     """A checkpoint: which network, size and stage it is, and what of it would load."""
     from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
     from geopeft_cli.backbones.files import read_metadata, read_tensors
-    from geopeft_cli.backbones.layouts import identify, strip_wrappers
+    from geopeft_cli.backbones.layouts import identify, of_branch, strip_wrappers
     from geopeft_cli.verbs.probing import loadability
 
     metadata = read_metadata(path)
-    named = {strip_wrappers(name): tensor for name, tensor in read_tensors(path).items()}
+    named = of_branch({strip_wrappers(name): tensor for name, tensor in read_tensors(path).items()})
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
     table = parameter_table(shapes, trainable=set())
     if HEADER_KEY in metadata:
@@ -123,6 +131,7 @@ def inspect_file(path: Path) -> Inspection:
         "classes": identity.classes,
         "tensors": len(named),
         "loads": loadability(path, identity),
+        **({"license": identity.license} if identity.license else {}),
     }
     return Inspection("checkpoint", facts, table)
 
@@ -140,9 +149,18 @@ def _facts(manifest: Any) -> dict[str, Any]:
         "seed": recipe["seed"],
         "weights_kept": manifest.selection.get("text"),
         "metrics": manifest.metrics,
+        "memory": manifest.memory and _memory(manifest.memory),
         "versions": manifest.versions,
         **({} if manifest.origin is None else {"origin": manifest.origin}),
     }
+
+
+def _memory(record: Mapping[str, Any]) -> str:
+    return (
+        f"{record['columns']} columns x {record['width']} of {record['clouds']} training clouds, "
+        f"{record['precision']}, {record['bytes'] / 1e6:.2f} MB; "
+        f"SHA-256 {record['sha256'][:12]}…, clouds {record['clouds_sha256'][:12]}…"
+    )
 
 
 def _described(method: Mapping[str, Any]) -> str:

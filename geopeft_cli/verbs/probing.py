@@ -10,10 +10,12 @@ from torch import Tensor
 
 from geopeft_cli.adapters.manifest import label_names
 from geopeft_cli.assemble import Experiment
-from geopeft_cli.backbones import BACKBONES, backbone_class
+from geopeft_cli.backbones import BACKBONES, SCENE_BACKBONES, backbone_class, scene_backbone_class
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from geopeft_cli.backbones.layouts import Identity
-from geopeft_cli.contracts import Backbone, official_parameters
+from geopeft_cli.backbones.scene_checkpoint import scene_settings
+from geopeft_cli.contracts import Backbone, memories, official_parameters
+from geopeft_cli.data.clouds import CloudSet
 from geopeft_cli.errors import GeopeftError
 from geopeft_cli.methods.monarch import MonarchFactors
 from geopeft_cli.objective import training_loss
@@ -50,6 +52,16 @@ def fused_blocks(model: Backbone) -> str:
     return f"blocks {', '.join(map(str, layers))}" if layers else "none"
 
 
+def remembered_clouds(experiment: Experiment, clouds: CloudSet) -> str:
+    """What will be remembered of the training clouds, in words; empty for methods that remember nothing."""
+    for memory in memories(experiment.model).values():
+        memory.fill(torch.ones(len(clouds), memory.columns.shape[0]), torch.from_numpy(clouds.labels()))
+        width, count = memory.columns.shape
+        size = memory.columns.numel() * memory.columns.element_size()
+        return f"{count} columns x {width} of {len(clouds)} training clouds, {size / 1e6:.2f} MB, built by finetune"
+    return ""
+
+
 def rates_in_words(experiment: Experiment) -> list[str]:
     """A line for each group of parameters that has a rate or a decay of its own, and for the others; else nothing."""
     settings, own = experiment.recipe.training, experiment.own_groups
@@ -76,6 +88,9 @@ def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:
     reached: set[str] = set()
     generator = torch.Generator().manual_seed(0)
     counts = {name: len(found) for name, found in label_names(task.settings()).items()}
+    clouds = 64 * counts["classes"]
+    for memory in memories(model).values():  # of no clouds: only what is reached counts
+        memory.fill(torch.randn(clouds, memory.columns.shape[0], generator=generator), torch.arange(clouds))
     for _ in range(steps):
         points = torch.rand(4, experiment.recipe.data.points, 3, generator=generator) - 0.5
         labels = torch.randint(counts["classes"], (4,), generator=generator)
@@ -90,6 +105,8 @@ def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:
 
 def loadability(path: Path, identity: Identity) -> str:
     """``yes`` with the tensors that start fresh, or the reason why the file does not load."""
+    if identity.backbone in SCENE_BACKBONES:
+        return _scene_loadability(path, identity)
     if identity.backbone not in BACKBONES:
         return f"no: {identity.title} is not among the backbones of this version ({', '.join(BACKBONES)})"
     kind, dense = backbone_class(identity.backbone), identity.stage in ("part_segmentation", "scene_segmentation")
@@ -102,3 +119,17 @@ def loadability(path: Path, identity: Identity) -> str:
     head = f"; has a head for {identity.classes} classes" if identity.classes else ""
     purpose = f" for {identity.stage.replace('_', ' ')}" if dense else ""
     return f"yes, as {identity.backbone}{purpose}{head}" + (f"; starts fresh: {', '.join(fresh)}" if fresh else "")
+
+
+def _scene_loadability(path: Path, identity: Identity) -> str:
+    """The same for networks that read scenes, which no recipe names yet."""
+    assert identity.backbone is not None
+    kind = scene_backbone_class(identity.backbone)
+    try:
+        checkpoint = read_checkpoint(str(path), identity.backbone, kind.layout)
+        fresh = load_backbone(kind(**scene_settings(checkpoint)), checkpoint)
+    except GeopeftError as error:
+        return f"no: {error.message}"
+    head = f"; has a head for {identity.classes} classes" if identity.classes else ""
+    starts = f"; starts fresh: {', '.join(fresh)}" if fresh else ""
+    return f"from Python, as {identity.backbone}{head}{starts}; recipes for scenes are not there yet"

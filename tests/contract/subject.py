@@ -17,7 +17,7 @@ from geopeft_cli.adapters.directory import adapter_state, save_adapter
 from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.assemble import Experiment, build
 from geopeft_cli.backbones import backbone_class
-from geopeft_cli.contracts import Backbone, official_parameters, official_state
+from geopeft_cli.contracts import Backbone, memories, official_parameters, official_state
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.training.loop import Outcome, Plan, train
@@ -145,7 +145,11 @@ class Subject:
         )
 
     def build(self) -> Experiment:
-        return build(self.recipe(), CLASSES)
+        """The experiment of the recipe; what its method remembers is of a few clouds."""
+        experiment = build(self.recipe(), CLASSES)
+        for memory in memories(experiment.model).values():
+            memory.fill(memory.describe(clouds(12, seed=20)), torch.arange(12) % len(CLASSES))
+        return experiment
 
     def perturbed(self, seed: int = 5) -> Experiment:
         """A model whose trainable tensors have moved, so that nothing of the method is zero any more."""

@@ -100,4 +100,5 @@ def test_wrappers_keep_the_official_names(subject: Subject) -> None:
     assert set(experiment.checkpoint.backbone) <= set(official_state(experiment.model))
     for name, module in experiment.model.named_modules():
         if isinstance(module, Wrapper):
-            assert official_name(name) in {site.name for site in experiment.model.sites()}
+            sites = [*experiment.model.sites(), *experiment.model.block_sites()]
+            assert official_name(name) in {site.name for site in sites}

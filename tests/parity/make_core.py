@@ -49,10 +49,12 @@ SEGMENTATION = Core(
     ("label_feat", "fps_idx.*", "block0.mean", "block5.mean", "block11.mean"), thinned={"log_probs": "logprob_every16"}
 )
 MAMBA = ("logits*", "fps_idx", "knn_center_idx", "alone.norm_first4", "norm_first4")
+SCENE = ("varlen.logits.*", "logits.rows", "stage*.order_head", "stage*.count", "block*.mean", "decoder.mean")
 
 CORES = {
     "act_scan": Core(CLASSIFIER),
     "act_semseg": SEGMENTATION,
+    "gem_small_cfg": Core(("varlen.*.logits.rows", "*latents_final", "gem.logits.rows", "gem.stage?.mean")),
     "i2pmae_modelnet": Core(STAGES),
     "i2pmae_scan": Core(STAGES),
     "k_rectify": Core(
@@ -93,6 +95,16 @@ CORES = {
     "optim_pointmae_scan": Core(),
     "optim_recon_scan": Core(),
     "peft_interop": Core(),
+    "point_peft_m2ae": Core(
+        ("single.logits", "single.cp*", "joint.logits", "joint.cp2", "fps.*", "knn.*", "topk.*", "*.block4.mean")
+    ),
+    "point_peft_mae": Core(
+        ("single.logits", "nobank.*", "joint.logits", "joint.cp_feat", "fps.*", "knn.*", "topk.*", "*.block05.mean")
+    ),
+    "point_peft_modules": Core(
+        ("gaa.fps", "gaa.knn", "gaa.pooled", "gaa.bottleneck_only", "pfa.topk*", "pfa.enhanced")
+    ),
+    "pointcept_ops": Core(),
     "pointbert_modelnet": Core((*CLASSIFIER, "knn_idx*")),
     "pointbert_partseg": SEGMENTATION,
     "pointbert_scan": Core(CLASSIFIER),
@@ -107,6 +119,7 @@ CORES = {
     "pointmae_partseg": SEGMENTATION,
     "pointmae_scan": Core(CLASSIFIER),
     "pointmamba_scanobjectnn": Core(("logits", "fps_idx", "order_hilbert*", "block_mean", "out_first4", "out_mean")),
+    "sonata_small_cfg": Core(SCENE),
     "recon_modelnet": Core((*CLASSIFIER, "knn_idx*")),
     "recon_partseg": SEGMENTATION,
     "recon_scan": Core(CLASSIFIER),

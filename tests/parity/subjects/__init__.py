@@ -25,6 +25,8 @@ Runner = Callable[[GoldenSet], Iterator[Output]]
 RUNNERS = {
     "act_scan": "parity.subjects.classifiers:act",
     "act_semseg": "parity.subjects.segmentation:act",
+    "gem_small_cfg": "parity.subjects.gem:run",
+    "gem_sonata_base": "parity.subjects.gem:run",
     "i2pmae_modelnet": "parity.subjects.point_m2ae:i2p_mae",
     "i2pmae_scan": "parity.subjects.point_m2ae:i2p_mae",
     "k_rectify": "parity.subjects.k_rectify:run",
@@ -40,6 +42,7 @@ RUNNERS = {
     "peft_interop": "parity.subjects.peft_adapter:run",
     "point_m2ae_modelnet40": "parity.subjects.point_m2ae:point_m2ae",
     "point_m2ae_scanobjectnn": "parity.subjects.point_m2ae:point_m2ae",
+    "pointcept_ops": "parity.subjects.pointcept_ops:run",
     "point_m2ae_seg": "parity.subjects.segmentation:point_m2ae",
     "pointbert_modelnet": "parity.subjects.classifiers:point_bert",
     "pointbert_partseg": "parity.subjects.segmentation:point_bert",
@@ -48,13 +51,19 @@ RUNNERS = {
     "pointgpt_l": "parity.subjects.point_gpt:run",
     "pointgpt_s": "parity.subjects.point_gpt:run",
     "pointmae_modelnet": "parity.subjects.classifiers:point_mae",
+    "point_peft_m2ae": "parity.subjects.point_peft:point_m2ae",
+    "point_peft_mae": "parity.subjects.point_peft:point_mae",
+    "point_peft_modules": "parity.subjects.point_peft:modules",
     "pointgpt_s_seg": "parity.subjects.segmentation:point_gpt",
     "pointmae_partseg": "parity.subjects.segmentation:point_mae",
     "pointmae_scan": "parity.subjects.classifiers:point_mae",
     "pointmamba_scanobjectnn": "parity.subjects.point_mamba:run",
+    "ptv3_base": "parity.subjects.scenes:ptv3",
     "recon_modelnet": "parity.subjects.classifiers:recon",
     "recon_partseg": "parity.subjects.segmentation:recon",
     "recon_scan": "parity.subjects.classifiers:recon",
+    "sonata_base": "parity.subjects.scenes:sonata",
+    "sonata_small_cfg": "parity.subjects.scenes:sonata",
 }
 
 

@@ -143,7 +143,7 @@ def _feature_of_pre_training(route: Route, points: Tensor) -> Tensor:
         level = Level(centers, torch.arange(longest))
         real = inside.unsqueeze(1) & inside.unsqueeze(2)
         attended = (near(centers, model.radius[s]) | real).unsqueeze(1)
-        level.memo(("near", model.radius[s]), lambda attended=attended: attended)  # type: ignore[misc]
+        level.memo(("attended", model.radius[s]), lambda attended=attended: attended)  # type: ignore[misc]
         with published(Geometry([level] * (s + 1))):
             packed = model.h_encoder.encoder_blocks[s](packed, model.h_encoder.encoder_pos_embeds[s](centers))[0]
         tokens[keep] = packed[inside]

@@ -49,8 +49,11 @@ FOREIGN = {
         under("MAE_encoder.", "blocks.layers.0.mixer.in_proj.weight", "OrderScale_gamma_1", "pos_embed.0.weight"),
         ["blocks.layers.0.mixer.in_proj.weight", "OrderScale_gamma_1", "encoder.first_conv.0.weight"],
     ],
-    "PTv3": [["backbone.enc.enc0.block0.attn.qkv.weight", "seg_head.weight"]],
-    "Sonata": [["embedding.stem.linear.weight", "enc.enc0.block0.attn.qkv.weight"]],
+    "PTv3": [["backbone.embedding.stem.conv.weight", "backbone.enc.enc0.block0.attn.qkv.weight", "seg_head.weight"]],
+    "Sonata": [
+        ["embedding.stem.linear.weight", "enc.enc0.block0.attn.qkv.weight"],
+        ["backbone.embedding.stem.linear.weight", "backbone.enc.enc0.block0.attn.qkv.weight", "seg_head.weight"],
+    ],
     "an unknown network": [["layer1.0.conv1.weight", "fc.weight"], ["weight"]],
 }
 

@@ -164,7 +164,7 @@ def test_blocks_of_a_stage_share_the_mask() -> None:
     with published(Geometry([Level(POINTS, torch.arange(64))])):
         assert first.mask() is second.mask()
         assert first.mask() is not other.mask()
-    assert LocalAttention(8, 2, 0, 0).mask() is None
+        assert LocalAttention(8, 2, 0, 0).mask() is None
 
 
 @torch.no_grad()

@@ -26,6 +26,10 @@ OTHERS: dict[str, Any] = {
     "graph": "causal",
     "factor": {"type": "low_rank", "rank": 2},
     "lam_schedule": {"to": 0.0, "from_epoch": 1, "until_epoch": None},
+    "prompted_blocks": 2,
+    "bank_per_class": 5,
+    "bank_precision": "fp16",
+    "pooling": "maxmean",
 }
 
 
@@ -50,6 +54,8 @@ def test_a_section_has_the_arguments_and_defaults_of_the_constructor(name: str) 
 def test_settings_rebuild_the_method(name: str) -> None:
     assert method_class(name).name == name
     changed = {key: OTHERS.get(key) or _other(value) for key, value in constructor(name).items()}
+    if name == "point_peft":
+        changed["init"] = "identity"
     method = method_class(name)(**changed)
     assert method.settings() == {key: list(v) if isinstance(v, tuple) else v for key, v in changed.items()}
     assert method_class(name)(**method.settings()).settings() == method.settings()

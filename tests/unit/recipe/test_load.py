@@ -238,7 +238,7 @@ def test_mistake_in_one_line(problems: Problems, line: str, expected: str) -> No
             "https://a.org/b.pth",
             "r.yaml:3: backbone.checkpoint is a download and needs the key 'backbone.sha256' beside it",
         ),
-        ("{name: full}", "{name: lorra}", "bitfit, lora, monarch, most, is 'lorra'. Did you mean 'lora'?"),
+        ("{name: full}", "{name: lorra}", "bitfit, lora, monarch, most, point_peft, is 'lorra'. Did you mean 'lora'?"),
         ("{name: full}", "{name: full, rank: 3}", "r.yaml:4: method.rank is for name: lora, not full"),
         ("{name: full}", "{name: lora, blocks: 3}", "r.yaml:4: method.blocks is for name: monarch or most, not lora"),
         ("{name: full}", "{name: lora, rnk: 3}", "r.yaml:4: unknown key 'method.rnk'. Did you mean 'method.rank'?"),

@@ -128,10 +128,10 @@ def test_a_checkpoint_of_an_unknown_network(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
-    torch.save({"enc.enc0.block0.attn.qkv.weight": torch.ones(8, 4)}, path)
+    torch.save({"enc.base_model.model.enc0.block0.attn.qkv.weight": torch.ones(8, 4)}, path)
     facts = inspect_path(str(path)).facts
-    assert facts["network"] == "Sonata"
-    assert facts["loads"].startswith("no: Sonata is not among")
+    assert facts["network"] == "a LoRA run of Pointcept"
+    assert facts["loads"].startswith("no: a LoRA run of Pointcept is not among")
 
 
 def test_a_checkpoint_whose_decoder_is_of_another_size(tmp_path: Path) -> None:
