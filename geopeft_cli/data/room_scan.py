@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geopeft_cli.data.room_layout import CLASSES, Panel, Piece, Room
+from geopeft_cli.data.room_geometry import CLASSES, Panel, Piece, Room
 from geopeft_cli.data.scenes import Int64
 from geopeft_cli.data.solid_normals import part_normals
 from geopeft_cli.data.solids import Mask, Points
@@ -52,7 +52,8 @@ def surface_of(room: Room, count: int, rng: np.random.Generator) -> Surface:
 
 
 def _inside(room: Room, surface: Surface) -> Surface:
-    return surface.take(((surface.points >= 0) & (surface.points <= room.size)).all(axis=1))
+    inside: Mask = np.asarray(((surface.points >= 0) & (surface.points <= room.size)).all(axis=1))
+    return surface.take(inside)
 
 
 def _of_panel(panel: Panel, count: int, rng: np.random.Generator) -> Surface:

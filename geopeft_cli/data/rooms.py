@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from geopeft_cli.data.keys import keyed_generator
-from geopeft_cli.data.room_layout import CLASSES, make_room
+from geopeft_cli.data.room_geometry import CLASSES
+from geopeft_cli.data.room_layout import make_room
 from geopeft_cli.data.room_scan import Surface, density_from, eyes_in, lit, surface_of, weighted_choice, with_noise
 from geopeft_cli.data.scenes import Scene, SceneSplits
 from geopeft_cli.errors import UsageError

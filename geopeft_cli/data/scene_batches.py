@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geopeft_cli.contracts import Scenes
 from geopeft_cli.data.scene_voxels import voxel_table
 from geopeft_cli.data.scenes import Float32, Scene
 from geopeft_cli.errors import UsageError
@@ -23,22 +24,16 @@ FEATURE_WIDTHS = {"coordinates": 3, "colors": 3, "normals": 3, "strength": 1}
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Packed scenes.
+    """Packed samples for a step of training.
 
     Attributes:
-        coordinates: float32 (N, 3), meters.
-        voxels: int64 (N, 3), 0 or more.
-        features: float32 (N, C).
+        scenes: what a network reads.
         labels: int64 (N,), indices into the classes, or ``IGNORED``.
-        offsets: int64 (scenes + 1,), where the scenes begin, and N.
         names: of the samples; more than the scenes where these are mixed.
     """
 
-    coordinates: Tensor
-    voxels: Tensor
-    features: Tensor
+    scenes: Scenes
     labels: Tensor
-    offsets: Tensor
     names: tuple[str, ...]
 
 
@@ -81,14 +76,11 @@ def packed(scenes: Sequence[Scene], features: Sequence[str] = SONATA_FEATURES) -
     if len(voxels) < len(scenes):
         raise UsageError("a batch of scenes without voxels", "Apply grid_sample first.")
     offsets = np.cumsum([0, *map(len, scenes)])
-    return SceneBatch(
-        torch.from_numpy(np.concatenate([scene.coordinates.astype(np.float32) for scene in scenes])),
-        torch.from_numpy(np.concatenate(voxels)),
-        torch.from_numpy(np.concatenate([scene_features(scene, features) for scene in scenes])),
-        torch.from_numpy(np.concatenate([scene.labels for scene in scenes])),
-        torch.from_numpy(offsets),
-        tuple(scene.name for scene in scenes),
-    )
+    coordinates = np.concatenate([scene.coordinates.astype(np.float32) for scene in scenes])
+    inputs = np.concatenate([scene_features(scene, features) for scene in scenes])
+    parts = coordinates, np.concatenate(voxels), inputs, offsets
+    labels = torch.from_numpy(np.concatenate([scene.labels for scene in scenes]))
+    return SceneBatch(Scenes(*map(torch.from_numpy, parts)), labels, tuple(scene.name for scene in scenes))
 
 
 def mix3d(
@@ -105,14 +97,15 @@ def mix3d(
         probability: of mixing, all pairs or none.
         grid: edge of a voxel, meters, to count the voxels of mixed scenes anew from their coordinates.
     """
-    if generator.random() >= probability or len(batch.offsets) < 3:
+    scenes = batch.scenes
+    if generator.random() >= probability or len(scenes.offsets) < 3:
         return batch
-    offsets = batch.offsets[::2]
-    if len(batch.offsets) % 2 == 0:
-        offsets = torch.cat([offsets, batch.offsets[-1:]])
-    if grid is None:
-        return replace(batch, offsets=offsets)
-    parts = batch.coordinates.numpy()
-    bounds = offsets.tolist()
-    counted = [voxel_table(parts[low:high], grid).voxels for low, high in pairwise(bounds)]
-    return replace(batch, offsets=offsets, voxels=torch.from_numpy(np.concatenate(counted)))
+    offsets = scenes.offsets[::2]
+    if len(scenes.offsets) % 2 == 0:
+        offsets = torch.cat([offsets, scenes.offsets[-1:]])
+    voxels = scenes.voxels
+    if grid is not None:
+        coordinates = scenes.coordinates.numpy()
+        parts = [voxel_table(coordinates[low:high], grid).voxels for low, high in pairwise(offsets.tolist())]
+        voxels = torch.from_numpy(np.concatenate(parts))
+    return replace(batch, scenes=replace(scenes, offsets=offsets, voxels=voxels))

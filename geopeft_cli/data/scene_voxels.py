@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from geopeft_cli.data.scenes import Floats, Int64, Scene
 from geopeft_cli.errors import DataError, UsageError
+from geopeft_cli.geometry.voxels import fnv_hash
 
 Order = Literal["fnv", "ravel"]
-
-_FNV_START, _FNV_PRIME = np.uint64(14695981039346656037), np.uint64(1099511628211)
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,12 @@ def voxel_table(coordinates: Floats, size: float, order: Order = "fnv") -> Voxel
     keys = (voxels[:, 0] * height + voxels[:, 1]) * depth + voxels[:, 2]
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     if order == "fnv":
-        by_hash = np.argsort(fnv_hash(voxels[first]), kind="stable")
+        by_hash = np.argsort(_unsigned_hash(voxels[first]), kind="stable")
         ranks = np.empty_like(by_hash)
         ranks[by_hash] = np.arange(len(by_hash))
         inverse = ranks[inverse]
     counts = np.bincount(inverse, minlength=len(first)).astype(np.int64)
     return VoxelTable(voxels, inverse.astype(np.int64), np.argsort(inverse, kind="stable"), counts)
-
-
-def fnv_hash(voxels: Int64) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """FNV-1 of every row of whole numbers, each taken whole, uint64 (n,)."""
-    key = np.full(len(voxels), _FNV_START, dtype=np.uint64)
-    for column in voxels.T.astype(np.uint64):
-        key *= _FNV_PRIME
-        key ^= column
-    return key
 
 
 def grid_sample(
@@ -129,3 +121,7 @@ def fragments(scene: Scene, size: float = 0.02, order: Order = "fnv") -> Iterato
     gridded = replace(scene, voxels=table.voxels)
     for number in range(int(table.counts.max())):
         yield gridded.take(table.order[table.starts + number % table.counts])
+
+
+def _unsigned_hash(voxels: Int64) -> npt.NDArray[np.uint64]:
+    return fnv_hash(torch.from_numpy(voxels)).numpy().view(np.uint64)

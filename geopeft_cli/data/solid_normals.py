@@ -16,8 +16,10 @@ def part_normals(part: Part, points: Points) -> Points:
     """Outward unit normals (n, 3) of a solid in its place, at points (n, 3) of its surface."""
     local = points - part.center
     if part.rotation is None:
-        return outward_normals(part.solid, local)
-    return outward_normals(part.solid, local @ part.rotation) @ part.rotation.T
+        normals: Points = outward_normals(part.solid, local)
+    else:
+        normals = outward_normals(part.solid, local @ part.rotation) @ part.rotation.T
+    return normals
 
 
 @singledispatch
@@ -41,8 +43,9 @@ def _(solid: Box, points: Points) -> Points:
 
 @outward_normals.register
 def _(solid: Ellipsoid, points: Points) -> Points:
-    normals: Points = points * np.array(solid.radii) ** -2.0
-    return normals / np.linalg.norm(normals, axis=1, keepdims=True)
+    slopes = points * np.array(solid.radii) ** -2.0
+    normals: Points = slopes / np.linalg.norm(slopes, axis=1, keepdims=True)
+    return normals
 
 
 @outward_normals.register

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from geopeft_cli.data.keys import keyed_generator
-from geopeft_cli.data.room_layout import CLASSES, Room, make_room
+from geopeft_cli.data.room_geometry import CLASSES, Room
+from geopeft_cli.data.room_layout import make_room
 from geopeft_cli.data.room_scan import Surface, density_from, weighted_choice
 from geopeft_cli.data.rooms import DOMAINS, Rooms, clean, rooms_splits, scan
 from geopeft_cli.data.scenes import Scene, checked_scene

@@ -31,22 +31,31 @@ def samples(request: pytest.FixtureRequest) -> list[Scene]:
 
 def test_packing(samples: list[Scene]) -> None:
     batch = packed(samples)
-    bounds = batch.offsets.tolist()
+    bounds = batch.scenes.offsets.tolist()
     assert bounds == np.cumsum([0, *map(len, samples)]).tolist()
     assert batch.names == tuple(scene.name for scene in samples)
     for scene, low, high in zip(samples, bounds, bounds[1:], strict=False):
-        assert np.array_equal(batch.coordinates[low:high], scene.coordinates)
-        assert np.array_equal(batch.voxels[low:high], scene.voxels)
+        assert np.array_equal(batch.scenes.coordinates[low:high], scene.coordinates)
+        assert np.array_equal(batch.scenes.voxels[low:high], scene.voxels)
         assert np.array_equal(batch.labels[low:high], scene.labels)
         expected = np.concatenate([scene.coordinates, scene.colors, scene.normals], axis=1)
-        assert np.array_equal(batch.features[low:high], expected)
-    kinds = [tensor.dtype for tensor in (batch.coordinates, batch.features, batch.voxels, batch.labels, batch.offsets)]
+        assert np.array_equal(batch.scenes.features[low:high], expected)
+    kinds = [
+        tensor.dtype
+        for tensor in (
+            batch.scenes.coordinates,
+            batch.scenes.features,
+            batch.scenes.voxels,
+            batch.labels,
+            batch.scenes.offsets,
+        )
+    ]
     assert kinds == [torch.float32] * 2 + [torch.int64] * 3
 
 
 def test_features() -> None:
     assert feature_width(PTV3_FEATURES) == 6
-    assert packed([sample("a", 9)], PTV3_FEATURES).features.shape[1] == 6
+    assert packed([sample("a", 9)], PTV3_FEATURES).scenes.features.shape[1] == 6
     with pytest.raises(UsageError, match="scene a has no strength"):
         packed([sample("a", 9)], LIDAR_FEATURES)
     with pytest.raises(UsageError, match="unknown 'heat'"):
@@ -66,22 +75,25 @@ def mixed(batch: SceneBatch, grid: float | None = None) -> SceneBatch:
 
 def test_pairs_become_one_scene(samples: list[Scene]) -> None:
     batch = packed(samples)
-    bounds = batch.offsets.tolist()
+    bounds = batch.scenes.offsets.tolist()
     expected = {1: bounds, 2: [0, bounds[2]] if len(bounds) > 2 else None}.get(len(samples))
     if expected is None:
         expected = [0, bounds[2], bounds[-1]]
     together = mixed(batch)
-    assert together.offsets.tolist() == expected
-    for name in ("coordinates", "voxels", "features", "labels"):
-        assert getattr(together, name) is getattr(batch, name)
+    assert together.scenes.offsets.tolist() == expected
+    assert together.labels is batch.labels
+    for name in ("coordinates", "voxels", "features"):
+        assert getattr(together.scenes, name) is getattr(batch.scenes, name)
 
 
 def test_voxels_of_mixed_scenes_counted_anew(samples: list[Scene]) -> None:
     batch = mixed(packed(samples), GRID)
-    bounds = batch.offsets.tolist()
+    bounds = batch.scenes.offsets.tolist()
     if len(samples) > 1:
         for low, high in pairwise(bounds):
-            assert np.array_equal(batch.voxels[low:high], voxel_table(batch.coordinates[low:high].numpy(), GRID).voxels)
+            assert np.array_equal(
+                batch.scenes.voxels[low:high], voxel_table(batch.scenes.coordinates[low:high].numpy(), GRID).voxels
+            )
 
 
 def test_chance_of_mixing() -> None:
