@@ -32,12 +32,13 @@ def fnv(voxel: list[int]) -> int:
     return key
 
 
-def test_voxels_are_in_the_order_of_their_hashes(scene: Scene) -> None:
-    sample = grid_sample(scene, None, SIZE).scene
+@pytest.mark.parametrize("spread", [1, 5000])
+def test_voxels_are_in_the_order_of_their_hashes(scene: Scene, spread: int) -> None:
+    sample = grid_sample(replace(scene, coordinates=spread * scene.coordinates), None, SIZE).scene
     assert sample.voxels is not None
     hashes = [fnv(voxel) for voxel in sample.voxels.tolist()]
     assert hashes == sorted(hashes)
-    raveled = grid_sample(scene, None, SIZE, order="ravel").scene.voxels
+    raveled = grid_sample(replace(scene, coordinates=spread * scene.coordinates), None, SIZE, "ravel").scene.voxels
     assert raveled is not None
     assert raveled.tolist() == sorted(sample.voxels.tolist())
 
@@ -77,9 +78,10 @@ def test_fragments_cover_every_point(scene: Scene) -> None:
     for piece in pieces:
         assert piece.voxels is not None
         assert len(np.unique(piece.voxels, axis=0)) == len(piece) == len(counts)
-    fullest = np.flatnonzero((voxels == np.unique(voxels, axis=0)[counts.argmax()]).all(axis=1))
-    taken = [np.intersect1d(own, fullest)[0] for own in rows]  # type: ignore[arg-type]
-    assert taken == fullest.tolist()
+    for voxel in np.unique(voxels, axis=0):
+        own = np.flatnonzero((voxels == voxel).all(axis=1))
+        taken = [np.intersect1d(piece, own).tolist() for piece in rows]  # type: ignore[arg-type]
+        assert taken == [[own[number % len(own)]] for number in range(len(pieces))]
 
 
 def test_points_that_have_to_be_kept_are(scene: Scene) -> None:
