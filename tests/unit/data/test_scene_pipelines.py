@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,8 +20,10 @@ def room() -> Scene:
 
 def test_indoor_samples(room: Scene) -> None:
     pipeline = pipelines.IndoorTraining(grid=0.2, most=500, share=0.9)
-    sample = pipeline(room, np.random.default_rng(0))
+    raised = replace(room, coordinates=room.coordinates + np.float32(50))
+    sample = pipeline(raised, np.random.default_rng(0))
     assert len(sample) == 500
+    assert np.abs(sample.coordinates[:, 2]).max() < 6
     assert sample.voxels is not None
     assert len(np.unique(sample.voxels, axis=0)) == 500
     assert sample.voxels.min() >= 0
