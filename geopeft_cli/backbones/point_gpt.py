@@ -55,7 +55,6 @@ class PointGPT(Backbone):
     head_layout: ClassVar[str] = "mlp3"
     point_head: ClassVar[str | None] = "tokens"
     token_names: tuple[str, ...] = POINT_GPT.fresh
-    final_norm: ClassVar[str] = "blocks.cls_norm"
 
     def __init__(
         self,
@@ -97,6 +96,10 @@ class PointGPT(Backbone):
         names = ("width", "depth", "heads", "groups", "group_size", "near_origin", "encoder_width")
         more = ("drop_path", "dense") if self.dense else ("reconstruction",)
         return {name: getattr(self, name) for name in (*names, "generator_channels", *more)}
+
+    @property
+    def head_norms(self) -> tuple[str, ...]:
+        return ("norm",) if self.dense else ("blocks.cls_norm",)
 
     def sites(self) -> list[Site]:
         """Those of the trunk and of the patch encoder, and the attentions of the generator."""

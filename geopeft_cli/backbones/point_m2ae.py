@@ -181,6 +181,17 @@ class PointM2AE(Backbone):
     def fusion_blocks(self) -> range:
         return range(self.depth - self.depths[-1], self.depth)
 
+    @property
+    def head_norms(self) -> tuple[str, ...]:
+        if not self.dense:
+            return ("norm",)
+        return tuple(f"h_encoder.encoder_norms.{stage}" for stage in range(len(self.widths)))
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm behind the last stage."""
+        return self.get_submodule(self.head_norms[-1])
+
     def sites(self) -> list[Site]:
         sites, first = [], 0
         encoder = self.h_encoder
@@ -222,7 +233,7 @@ class PointM2AE(Backbone):
             position = self.h_encoder.encoder_pos_embeds[level](stage.centers)
             with published(Geometry([own] * (level + 1))):
                 x = self.h_encoder.encoder_blocks[level](x, position)[0]
-        tokens: Tensor = self.norm(x)
+        tokens: Tensor = self.last_norm(x)
         return tokens.mean(dim=1) + tokens.amax(dim=1)
 
     @staticmethod
@@ -273,7 +284,7 @@ class PointM2AE(Backbone):
                 x, outputs = self.h_encoder.encoder_blocks[level](x, position, wanted)
                 kept |= {first + index: output for index, output in outputs.items()}
                 first += depth
-        features = self.h_encoder.encoder_norms[-1](x) if self.dense else self.norm(x)
+        features = self.last_norm(x)
         centers = tuple(stage.centers for stage in stages)
         return Tokens(features, centers[-1], slots[-1], kept, places=slice(None), stages=centers)
 

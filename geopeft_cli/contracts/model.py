@@ -30,7 +30,6 @@ class Backbone(nn.Module, ABC):
         token_names: parameters that a pre-training checkpoint may lack and every recipe may train
             (class token and its position, or the final norm).
         dense: whether it is built as its authors' segmentation model is, which may have other tokens and norms.
-        final_norm: the norm behind the last block, where it is not built so.
         stand_ins: for roles that no layer of it has, the role that is taken where they are asked for.
         pretrained: values of parameters that differ in the network as it was pre-trained, by name.
     """
@@ -39,7 +38,6 @@ class Backbone(nn.Module, ABC):
     layout: ClassVar[CheckpointLayout]
     head_layout: ClassVar[str]
     point_head: ClassVar[str | None] = None
-    final_norm: ClassVar[str] = "norm"
     stand_ins: ClassVar[Mapping[str, str]] = {}
     token_names: tuple[str, ...] = ()
     dense: bool = False
@@ -56,6 +54,11 @@ class Backbone(nn.Module, ABC):
     def fusion_blocks(self) -> range:
         """The blocks whose outputs may be fused before the head: those of the last stage, whose tokens are pooled."""
         return range(self.depth)
+
+    @property
+    def head_norms(self) -> tuple[str, ...]:
+        """The norms behind the blocks, through which the head reads them."""
+        return ("norm",)
 
     @property
     def fewest_points(self) -> int:

@@ -90,12 +90,11 @@ class PointPEFT(Method):
         return not self.prompt and (not self.adapter or (self.init == "identity" and self.ffn_gate == 1))
 
     def attach(self, backbone: Backbone) -> None:
-        if backbone.dense:
-            raise UsageError("method.name: point_peft is for classification", "Use another method for a label a point.")
         sites = backbone.block_sites()
         if not sites:
             raise UsageError(
-                f"method.name: {backbone.name} has no transformer blocks whose tokens have centers",
+                f"method.name: point_peft is for transformer blocks over the patches of a cloud, "
+                f"and {backbone.name} has none",
                 "Use another method or another backbone.",
             )
         own = _trained(backbone, sites)
@@ -163,11 +162,10 @@ class PointPEFT(Method):
 
 
 def _trained(backbone: Backbone, sites: Sequence[Site]) -> list[str]:
-    """Names of the backbone's parameters that train: biases in the blocks, and the final norm."""
+    """Names of the backbone's parameters that train: biases in the blocks, and the norms that the head reads."""
     inside = tuple(f"{site.name}." for site in sites)
     names = [name for name, _ in backbone.named_parameters() if name.startswith(inside) and name.endswith(".bias")]
-    norm = backbone.final_norm
-    return [*names, f"{norm}.weight", f"{norm}.bias"]
+    return [*names, *(f"{norm}.{part}" for norm in backbone.head_norms for part in ("weight", "bias"))]
 
 
 def _first_biases(backbone: Backbone, sites: Sequence[Site]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from geopeft_cli.recipe.methods import MethodSection
+from geopeft_cli.recipe.methods import MethodSection, PointPEFTSettings
 from geopeft_cli.recipe.types import (
     Count,
     Device,
@@ -475,6 +475,21 @@ class Recipe(Section):
                 raise mistake("backbone.reconstruction", f"is for classification, not for {self.task.name}")
             if self.evaluation.voting != "none":
                 raise mistake("evaluation.voting", f"is for classification, not for {self.task.name}")
+        return self
+
+    @model_validator(mode="after")
+    def _point_peft_fits(self) -> Recipe:
+        method = self.method
+        if isinstance(method, PointPEFTSettings):
+            if self.backbone.name in WITHOUT_ATTENTION:
+                raise mistake(
+                    "method.name", f"is point_peft, which is for transformer blocks, and {self.backbone.name} has none"
+                )
+            if method.prompt and method.bank and isinstance(self.task, SceneSegmentationTask):
+                raise mistake(
+                    "method.bank",
+                    "must be false for scene_segmentation: a bank remembers whole objects, not pieces of scenes",
+                )
         return self
 
     @model_validator(mode="after")

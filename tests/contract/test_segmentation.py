@@ -17,7 +17,16 @@ from geopeft_cli.adapters.directory import adapter_state, read_adapter, save_ada
 from geopeft_cli.adapters.manifest import Manifest, label_names
 from geopeft_cli.adapters.merge import merge
 from geopeft_cli.assemble import Experiment, build, rebuild
-from geopeft_cli.contracts import Backbone, Foldable, Vocabulary, Wrapper, load_official_state, official_state
+from geopeft_cli.contracts import (
+    Backbone,
+    Foldable,
+    Vocabulary,
+    Wrapper,
+    load_official_state,
+    memories,
+    official_state,
+)
+from geopeft_cli.errors import MergeError
 from geopeft_cli.objective import training_loss
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.tasks import task_class
@@ -115,19 +124,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: dense_file(name, folder) for name in MODELS}
 
 
-PLAIN = {
-    name: (method, settings)
-    for name, (method, settings, task) in FORMS.items()
-    if not task and method != "point_peft"  # which is for classification
-}
+PLAIN = {name: (method, settings) for name, (method, settings, task) in FORMS.items() if not task}
 COMBINATIONS = [(name, form) for name in ("point_mae", "recon") for form in sorted(PLAIN)]
-COMBINATIONS += [(name, "lora") for name in MODELS if name not in ("point_mae", "recon")]
+COMBINATIONS += [
+    (name, form) for name in MODELS if name not in ("point_mae", "recon") for form in ("lora", "point_peft")
+]
 
 
 @pytest.fixture(params=COMBINATIONS, ids="-".join)
 def experiment(request: pytest.FixtureRequest, files: dict[str, Path]) -> Experiment:
     name, form = request.param
-    return build(recipe(name, files[name], PLAIN[form]), VOCABULARY)
+    made = build(recipe(name, files[name], PLAIN[form]), VOCABULARY)
+    for memory in memories(made.model).values():
+        memory.fill(memory.describe(clouds(12, seed=20)), torch.arange(12) % 2)
+    return made
 
 
 def test_a_fresh_adapter_changes_no_bit_unless_its_definition_says_so(experiment: Experiment) -> None:
@@ -184,9 +194,11 @@ def test_the_same_bits_come_back(experiment: Experiment, tmp_path: Path) -> None
     assert torch.equal(logits(loaded.model), logits(experiment.model))
 
 
-def test_merging_keeps_the_labels(experiment: Experiment) -> None:
+def test_merging_keeps_the_labels_or_is_refused(experiment: Experiment) -> None:
     if not is_foldable(experiment):
-        pytest.skip("refused in every mode")
+        with pytest.raises(MergeError, match="cannot be merged into the weights"):
+            merge(experiment.model.eval(), "auto", [POINTS])
+        return
     result = merge(moved(experiment).model.eval(), "auto", [POINTS])
     expected = logits(experiment.model)
     torch.testing.assert_close(logits(result.model), expected, atol=1e-5 * max(1.0, float(expected.std())), rtol=1e-5)

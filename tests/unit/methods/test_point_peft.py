@@ -158,10 +158,8 @@ def test_a_bank_that_is_too_small_or_empty_is_refused() -> None:
 
 
 def test_networks_and_blocks_that_it_does_not_fit_are_named() -> None:
-    with pytest.raises(UsageError, match="mamba3d has no transformer blocks"):
+    with pytest.raises(UsageError, match="for transformer blocks over the patches of a cloud, and mamba3d has none"):
         PointPEFT().attach(Mamba3D(width=16, depth=1, groups=8, group_size=8))
-    with pytest.raises(UsageError, match="point_peft is for classification"):
-        PointPEFT().attach(PointMAE(**FLAT, dense=True))
     with pytest.raises(UsageError, match="none of the 2 blocks with prompts is as wide as its columns, 24"):
         PointPEFT(prompted_blocks=2).attach(tiny(PointM2AE))
 
@@ -181,6 +179,22 @@ def test_prompts_have_no_center_and_leave_with_their_block() -> None:
     assert first.slots.tolist() == [-1] * 11 + list(range(80))
     assert second.slots.tolist() == [-1, *range(80)]
     assert (tokens, fewer) == (91, 81)
+
+
+@pytest.mark.parametrize(
+    ("kind", "norms"),
+    [(PointMAE, ["norm"]), (PointGPT, ["norm"]), (PointM2AE, [f"h_encoder.encoder_norms.{i}" for i in range(3)])],
+)
+@torch.no_grad()
+def test_heads_for_points_read_no_prompts_through_norms_that_train(kind: type[Backbone], norms: list[str]) -> None:
+    model = kind(**(STAGES if kind is PointM2AE else FLAT), dense=True).requires_grad_(False).eval()
+    lengths = [layer.shape[1] for layer in model.encode(CLOUDS, range(model.depth)).layers.values()]
+    PointPEFT(bank=False).attach(model)
+    tokens = model.encode(CLOUDS, range(model.depth))
+    assert [layer.shape[1] for layer in tokens.layers.values()] == lengths
+    assert tokens.spatial(tokens.features).shape == (4, tokens.centers.shape[1], 24)
+    outside = {name for name, p in official_parameters(model).items() if p.requires_grad and "blocks." not in name}
+    assert outside - {"prompt_chain.prompt_cor"} == {f"{norm}.{part}" for norm in norms for part in ("weight", "bias")}
 
 
 def test_weights_of_groups() -> None:

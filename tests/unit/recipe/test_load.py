@@ -30,6 +30,22 @@ def test_small_recipe_gets_the_defaults(write: Write, small: str) -> None:
     assert load_recipe(Path("r.yaml")) == recipe
 
 
+def test_point_peft_remembers_objects_and_no_scenes(write: Write) -> None:
+    write({"r.yaml": HEAD.replace("{name: full}", "{name: point_peft}\ntask: {name: scene_segmentation}")})
+    with pytest.raises(RecipeError, match="bank must be false for scene_segmentation"):
+        load_recipe("r.yaml")
+    for change in ("method.bank=false", "method.prompt=false", "task.name=part_segmentation"):
+        assert load_recipe("r.yaml", [change]).method.name == "point_peft"
+
+
+@pytest.mark.parametrize("name", ["mamba3d", "point_mamba"])
+def test_point_peft_needs_transformer_blocks(write: Write, name: str) -> None:
+    recipe = HEAD.replace("{name: full}", "{name: point_peft}").replace("{checkpoint", f"{{name: {name}, checkpoint")
+    write({"r.yaml": recipe})
+    with pytest.raises(RecipeError, match=f"method.name is point_peft, .* transformer blocks, and {name} has none"):
+        load_recipe("r.yaml")
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [

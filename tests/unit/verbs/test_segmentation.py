@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from geopeft_cli.contracts import memories
 from geopeft_cli.errors import CheckpointError, DataError, UsageError
 from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.recipe.problems import RecipeError
@@ -124,6 +125,17 @@ def test_a_head_comes_from_a_fine_tuned_file(run: Path, recipe: Path, tmp_path: 
     with pytest.raises(CheckpointError, match="does not fit point_mae") as caught:
         finetune(recipe, [*arguments, "task={name: classification}"], tmp_path / "other")
     assert "task.name part_segmentation" in str(caught.value.hint)
+
+
+def test_point_peft_remembers_whole_clouds_by_category(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEOPEFT_CACHE", str(tmp_path / "cache"))
+    method = "method={name: point_peft, prompts: 4, prompted_blocks: 1, bank_per_class: 2}"
+    run = finetune(recipe, [method, "training.epochs=1"], tmp_path / "run")
+    (memory,) = memories(open_trained(run.folder).model).values()
+    assert memory.columns.shape[1] == 4
+    assert evaluate_trained(run.folder).metrics == run.metrics["test"]
 
 
 def test_rare_labels_of_scenes_weigh_more(recipe: Path) -> None:
