@@ -77,16 +77,20 @@ def load_splits(recipe: Recipe) -> Splits:
     return splits_for(**source)
 
 
+def make_preparation(recipe: Recipe) -> Preparation:
+    """How a recipe's clouds are normalized and their points drawn."""
+    data = recipe.data
+    return Preparation(data.points, data.normalize, data.sampling, recipe.backbone.near_origin)
+
+
 def make_batches(recipe: Recipe, clouds: CloudSet, purpose: str, *, training: bool, batch_size: int) -> Batches:
     """Batches of prepared clouds; ``purpose`` names the part and keys its random draws."""
-    data = recipe.data
-    preparation = Preparation(data.points, data.normalize, data.sampling, recipe.backbone.near_origin)
     return Batches(
         clouds,
-        preparation,
+        make_preparation(recipe),
         batch_size=batch_size,
         seed=recipe.seed,
-        augment=data.augment if training else (),
+        augment=recipe.data.augment if training else (),
         training=training,
         purpose=purpose,
     )
@@ -117,20 +121,26 @@ def read_base(recipe: Recipe) -> Checkpoint:
     return read_checkpoint(section.checkpoint, section.name, layout, section.sha256, dense)
 
 
-def build(recipe: Recipe, labels: Vocabulary | Sequence[str], manifest: Manifest | None = None) -> Experiment:
+def build(
+    recipe: Recipe,
+    labels: Vocabulary | Sequence[str],
+    manifest: Manifest | None = None,
+    base: Checkpoint | None = None,
+) -> Experiment:
     """The model of a recipe: checkpoint, method, head, and what trains. Draws from torch's seeded generator.
 
     Args:
         recipe: what to build.
         labels: what they are called; class names alone where points have none.
         manifest: the record of the adapter that the model is built for.
+        base: the checkpoint of the recipe, where it has been read before.
 
     Raises:
         UsageError, CheckpointError: what the recipe asks for is not there or does not fit.
     """
     section = recipe.backbone
     kind = backbone_class(section.name)
-    checkpoint = read_base(recipe)
+    checkpoint = base or read_base(recipe)
     sizes = infer_sizes(checkpoint, {"width": section.width, "depth": section.depth, "heads": section.heads})
     torch.manual_seed(recipe.seed)
     backbone = kind(**sizes, **_options(kind, recipe))
@@ -152,12 +162,13 @@ def build(recipe: Recipe, labels: Vocabulary | Sequence[str], manifest: Manifest
     return Experiment(recipe, backbone, method, task, checkpoint, fresh)
 
 
-def rebuild(recipe: Recipe, adapter: StoredAdapter) -> Experiment:
+def rebuild(recipe: Recipe, adapter: StoredAdapter, base: Checkpoint | None = None) -> Experiment:
     """The model of an adapter, on its base.
 
     Args:
         recipe: the adapter's own, perhaps with another checkpoint location or other data.
         adapter: as read.
+        base: the adapter's own, where it has been read and found to be that before.
 
     Raises:
         AdapterError: the base is another one, or the tensors do not fit.
@@ -165,8 +176,8 @@ def rebuild(recipe: Recipe, adapter: StoredAdapter) -> Experiment:
     manifest = adapter.manifest
     if manifest is None:
         raise AdapterError(f"{adapter.folder} has no record of geopeft")
-    experiment = build(recipe, Vocabulary.of(manifest), manifest)
-    if experiment.checkpoint.sha256 != manifest.base_sha256:
+    experiment = build(recipe, Vocabulary.of(manifest), manifest, base)
+    if base is None and experiment.checkpoint.sha256 != manifest.base_sha256:
         raise AdapterError(
             f"{adapter.folder} was made for a base with SHA-256 {manifest.base_sha256[:12]}…, "
             f"{experiment.checkpoint.location} has {experiment.checkpoint.sha256[:12]}…",

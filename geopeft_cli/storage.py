@@ -39,8 +39,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             yield partial
             partial.chmod(0o777 & ~_umask())
-            for file in partial.iterdir():
-                file.chmod(0o666 & ~_umask())
+            for inner in partial.rglob("*"):
+                inner.chmod((0o777 if inner.is_dir() else 0o666) & ~_umask())
             _put_folder(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

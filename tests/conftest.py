@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.update(
@@ -14,6 +16,8 @@ import torch
 
 from geopeft_cli.assets.pretrain_point_mae_tiny import save
 from geopeft_cli.backbones.point_mae import PointMAE
+from geopeft_cli.recipe.dump import dump_recipe
+from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.verbs.finetune import finetune
 
 torch.set_num_threads(1)
@@ -75,3 +79,39 @@ def lora_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A finished run of the tiny recipe with LoRA on every layer of the blocks; not to be changed."""
     overrides = ["method={name: lora, rank: 2}"]
     return finetune(tiny_recipe, overrides, tmp_path_factory.mktemp("runs") / "lora").folder
+
+
+class StubRuns:
+    """Runs that are done at once: 80 % plus the seed. ``troubles`` maps ``NAME/seed0`` to what happens instead."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.troubles: dict[str, Callable[[], str | None]] = {}
+
+    def __call__(self, recipe: Recipe, folder: Path) -> str | None:
+        place = f"{folder.parent.name}/{folder.name}"
+        self.started.append(place)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+        if place in self.troubles:
+            return self.troubles[place]()
+        summary = {
+            "finished": True,
+            "test": {"accuracy": 80.0 + recipe.seed},
+            "trainable_parameters": 1200,
+            "total_parameters": 5000,
+            "seconds_per_step": 0.0125,
+            "peak_memory_bytes": 250_000_000,
+            "adapter_bytes": 5_000_000,
+        }
+        (folder / "metrics.jsonl").write_text(json.dumps(summary) + "\n")
+        (folder / "adapter").mkdir()
+        return None
+
+
+@pytest.fixture
+def stub_runs(monkeypatch: pytest.MonkeyPatch) -> StubRuns:
+    """In place of the processes of a comparison."""
+    stub = StubRuns()
+    monkeypatch.setattr("geopeft_cli.verbs.comparison.in_own_process", stub)
+    return stub

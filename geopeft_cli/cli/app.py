@@ -17,6 +17,7 @@ from geopeft_cli.cli.finetune import finetune
 from geopeft_cli.cli.inspect import inspect
 from geopeft_cli.cli.merge import merge
 from geopeft_cli.errors import GeopeftError
+from geopeft_cli.reports.notes import Notes
 
 INTERRUPTED = 130
 
@@ -82,13 +83,6 @@ def _reader_is_gone() -> bool:
     return False
 
 
-class _Notes(logging.Handler):
-    """Log records as lines ``warning: text`` on the stderr of the moment."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         from geopeft_cli import __version__
@@ -103,7 +97,7 @@ def _prepare(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    logging.getLogger("geopeft").handlers = [_Notes(logging.WARNING)]
+    logging.getLogger("geopeft").handlers = [Notes(logging.WARNING)]
 
 
 app.command("finetune")(reported(finetune))

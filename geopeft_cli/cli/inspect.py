@@ -28,7 +28,7 @@ def inspect(
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="With --data or --local-distance: values over those of the target's recipe.",
+            help="With --data, --report or --local-distance: values over those of the target's recipe.",
             show_default=False,
         ),
     ] = None,
@@ -41,6 +41,14 @@ def inspect(
     data: Annotated[
         bool, typer.Option("--data", help="Look at a recipe's data instead: what is there, and how it is labeled.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure a finished run again and write its report.html as a new file.",
+            show_default=False,
+        ),
+    ] = None,
     local_distance: Annotated[
         bool,
         typer.Option(
@@ -88,6 +96,8 @@ def inspect(
 
       geopeft inspect recipe.yaml --data
 
+      geopeft inspect runs/quickstart --report again.html
+
       geopeft inspect --recipes
 
       geopeft inspect --copy quickstart my_recipe.yaml
@@ -100,7 +110,7 @@ def inspect(
         raise UsageError(
             f"unexpected argument {bare[0]!r}", "write --compare before every run, and values as KEY=VALUE"
         )
-    strays = [] if data else [*(overrides or ())]
+    strays = [] if data or report is not None else [*(overrides or ())]
     strays += [name for name, value in given.items() if value and not (data and name == "--clouds")]
     if strays and not local_distance:
         raise UsageError(f"{', '.join(strays)}: only with --local-distance", "see 'geopeft inspect --help'")
@@ -108,6 +118,8 @@ def inspect(
         raise UsageError("--data needs a recipe and does not go with --local-distance")
     if local_distance and target is None:
         raise UsageError("--local-distance needs a recipe, a run, an adapter or a merged file")
+    if report is not None and (target is None or data or local_distance or as_json):
+        raise UsageError("--report needs a run and goes with no other option")
     if sum((target is not None, recipes, copy is not None)) != 1:
         raise UsageError("inspect takes one of: a target, --recipes, --copy", "see 'geopeft inspect --help'")
     if copy is not None:
@@ -120,6 +132,8 @@ def inspect(
         counts = {"neighbors": neighbors, "clouds": clouds}
         options = {"adapter": adapter, "compare": compare or (), **{k: v for k, v in counts.items() if v is not None}}
         _measure(target, overrides or (), plot, as_json, options)
+    elif target is not None and report is not None:
+        _report(Path(target), report, overrides or ())
     elif target is not None:
         _show(target, as_json)
 
@@ -154,6 +168,13 @@ def _survey(target: str, overrides: Sequence[str], as_json: bool, options: Mappi
         print(json.dumps(survey.to_json(), indent=2, ensure_ascii=False))
     else:
         print_data_survey(survey, console())
+
+
+def _report(run: Path, file: Path, overrides: Sequence[str]) -> None:
+    from geopeft_cli.verbs.report import report_again
+
+    report_again(run, file, overrides)
+    print(f"report: {file}")
 
 
 def _copy(name: str, file: Path) -> None:

@@ -122,6 +122,10 @@ class Task(ABC):
         """What :meth:`metrics` needs of a batch's logits: all of them, or, where that is large, the decisions."""
         return logits
 
+    def probabilities(self, logits: Tensor, categories: Tensor | None = None) -> Tensor:
+        """Those of the labels, along the last dimension."""
+        return logits.softmax(dim=-1)
+
     @abstractmethod
     def metrics(self, outcomes: Tensor, targets: Tensor, categories: Tensor | None = None) -> dict[str, float]:
         """Named figures over a whole split, in percent; ``accuracy`` and ``score`` are always among them."""

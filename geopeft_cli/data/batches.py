@@ -120,6 +120,11 @@ class Batches:
         yield from prefetched(partial(self._batch, epoch, number, chunk) for number, chunk in enumerate(chunks))
         self._tell_of_small_clouds()
 
+    def chosen(self, indices: npt.ArrayLike) -> Batch:
+        """Some clouds, by their indices in the set, exactly as a pass gives them in testing."""
+        assert not self._training
+        return self._batch(0, 0, np.asarray(indices, dtype=np.int64))
+
     def _batch(self, epoch: int, number: int, indices: Labels) -> Batch:
         drawn = self._trained_on(epoch, number, indices) if self._training else self._tested_on(indices)
         point_labels = [own.point_labels for own in drawn if own.point_labels is not None]

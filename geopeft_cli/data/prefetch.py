@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def prefetched(tasks: Iterable[Callable[[], T]], ahead: int = 1) -> Iterator[T]:
+def prefetched(tasks: Iterable[Callable[[], T]], ahead: int = 1) -> Generator[T, None, None]:
     """The results of ``tasks`` in order, while up to ``ahead`` further ones are being worked on.
 
     An exception in a task is raised where its result is asked for. Closing the iterator, or an exception that passes

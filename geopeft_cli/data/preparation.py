@@ -104,6 +104,23 @@ class Preparation:
             ]
         return np.stack([self._exactly(*pair) for pair in zip(orders, generators, strict=True)])
 
+    def candidates(self, clouds: Sequence[Float32]) -> list[Labels]:
+        """Which points of each cloud its views in voting draw from, indices into the cloud.
+
+        As published, farthest point sampling from the stored order to 1.2 x ``points``; with a sampling that has none,
+        all points.
+        """
+        orders = [np.arange(len(cloud)) for cloud in clouds]
+        if self.sampling in ("random", "with_replacement"):
+            return orders
+        return self._farthest(clouds, orders, self._candidates)
+
+    def chosen(self, count: int, generator: np.random.Generator) -> Labels:
+        """``points`` of ``count`` points at random, int64 (points,), distinct where there are enough."""
+        if self.sampling == "with_replacement":
+            return generator.integers(count, size=self.points)
+        return self._exactly(generator.permutation(count), generator)
+
     @property
     def _candidates(self) -> int:
         return CANDIDATES.get(self.points, math.ceil(1.2 * self.points))

@@ -411,10 +411,29 @@ class TrainingSection(Section):
 
 
 class EvaluationSection(Section):
-    """What ``geopeft eval`` measures."""
+    """What ``geopeft eval`` measures.
+
+    ``voting`` adds figures in which the mean of the logits over ``views`` of a cloud decides: other points of it,
+    changed by ``view_augment``. ``views`` votes once. ``published`` votes ``rounds`` times and reports the maximum too,
+    by that name, as the released codes do.
+    """
 
     split: Literal["train", "validation", "test"] = "test"
     batch_size: PositiveCount = 32
+    voting: Literal["none", "views", "published"] = "none"
+    views: PositiveCount = 10
+    rounds: PositiveCount = 299
+    view_augment: tuple[Augmentation, ...] = ("scale_translate",)
+
+    @model_validator(mode="after")
+    def _settings_of_voting_are_used(self) -> EvaluationSection:
+        others = {"none": ("views", "rounds", "view_augment"), "views": ("rounds",)}.get(self.voting, ())
+        for key in others:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise mistake(key, f"has no meaning with voting: {self.voting}")
+        if "rotate_y_batch" in self.view_augment:
+            raise mistake("view_augment", "is for each cloud, and rotate_y_batch is for whole batches; use rotate_y")
+        return self
 
 
 class Published(Section):
@@ -454,6 +473,8 @@ class Recipe(Section):
                 raise mistake("task.name", f"is {self.task.name}, and {self.backbone.name} has no head for points")
             if self.backbone.reconstruction:
                 raise mistake("backbone.reconstruction", f"is for classification, not for {self.task.name}")
+            if self.evaluation.voting != "none":
+                raise mistake("evaluation.voting", f"is for classification, not for {self.task.name}")
         return self
 
     @model_validator(mode="after")

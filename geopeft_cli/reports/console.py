@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +23,7 @@ def print_parameters(table: ParameterTable, out: Console) -> None:
     view.add_column("site")
     for heading in ("trainable", "frozen"):
         view.add_column(heading, justify="right")
-    for name, row in _folded(table.rows):
+    for name, row in folded(table.rows):
         view.add_row(name, f"{row.trainable:,}", f"{row.frozen:,}")
     out.print(view)
     size = "" if table.adapter_bytes is None else f", {table.adapter_bytes / 1e6:.2f} MB on disk"
@@ -33,7 +34,7 @@ def print_parameters(table: ParameterTable, out: Console) -> None:
         out.print(f"warning: {warning}")
 
 
-def _folded(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+def folded(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     """Sites that differ only in the index of their block and count the same, as one row ``(x 12)``."""
     groups: dict[tuple[str, int, int], list[Row]] = {}
     for row in rows:
@@ -67,6 +68,31 @@ def print_metrics(metrics: Mapping[str, float], title: str, out: Console) -> Non
     out.print(f"{title}: {figures}")
 
 
+class VoteFigures(Protocol):
+    """What a vote found; see ``evaluation.voting.Votes``."""
+
+    @property
+    def voting(self) -> str: ...
+    @property
+    def views(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def augment(self) -> Sequence[str]: ...
+    @property
+    def figures(self) -> Mapping[str, Mapping[str, float]]: ...
+
+
+def print_votes(votes: VoteFigures, split: str, out: Console) -> None:
+    """The figures of a vote, each under its own name, the maximum with a warning."""
+    how = f"{votes.views} views with {', '.join(votes.augment) or 'no augmentation'}, mean of the logits"
+    often = f", {votes.rounds} rounds" if votes.voting == "published" else ""
+    out.print(f"voting: {votes.voting}, {how}{often}")
+    for name, metrics in votes.figures.items():
+        warning = f" (the best round on the {split} split: not an unbiased figure)" if "maximum" in name else ""
+        print_metrics(metrics, f"  {name.replace('_', ' ')}{warning}", out)
+
+
 def print_confusions(
     classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console, counted: str = "clouds"
 ) -> None:
@@ -84,10 +110,21 @@ def print_confusions(
     view.add_column("taken for")
     for index, (name, row) in enumerate(zip(classes, counts, strict=True)):
         total = sum(row)
-        wrong = sorted(((count, classes[j]) for j, count in enumerate(row) if j != index and count), reverse=True)
         recall = f"{100 * row[index] / total:.1f} %" if total else "-"
-        view.add_row(name, str(total), recall, ", ".join(f"{other} {count}" for count, other in wrong[:3]))
+        view.add_row(name, str(total), recall, taken_for(classes, row, index))
     out.print(view)
+
+
+def taken_for(classes: Sequence[str], row: Sequence[int], index: int) -> str:
+    """What a class is taken for most often, with counts: ``cup 3, bowl 1``.
+
+    Args:
+        classes: names.
+        row: of the confusion matrix.
+        index: of the class.
+    """
+    wrong = sorted(((count, classes[j]) for j, count in enumerate(row) if j != index and count), reverse=True)
+    return ", ".join(f"{other} {count}" for count, other in wrong[:3])
 
 
 def duration(seconds: float) -> str:

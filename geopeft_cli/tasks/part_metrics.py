@@ -24,10 +24,15 @@ def restricted_argmax(scores: Tensor, categories: Tensor, parts: Sequence[Sequen
     Returns:
         int64 (B, n); the lowest label where several are equally good.
     """
+    return restricted(scores, categories, parts).argmax(dim=2)
+
+
+def restricted(scores: Tensor, categories: Tensor, parts: Sequence[Sequence[int]]) -> Tensor:
+    """The scores with minus infinity for parts of other categories; arguments of :func:`restricted_argmax`."""
     allowed = torch.zeros(len(parts), scores.shape[2], dtype=torch.bool, device=scores.device)
     for category, own in enumerate(parts):
         allowed[category, list(own)] = True
-    return scores.masked_fill(~allowed[categories][:, None], -torch.inf).argmax(dim=2)
+    return scores.masked_fill(~allowed[categories][:, None], -torch.inf)
 
 
 def shape_ious(predicted: Tensor, labels: Tensor, categories: Tensor, parts: Sequence[Sequence[int]]) -> Tensor:

@@ -15,6 +15,7 @@ from geopeft_cli.tasks.part_metrics import (
     confusion_matrix,
     part_scores,
     point_scores,
+    restricted,
     restricted_argmax,
     shape_ious,
 )
@@ -104,6 +105,12 @@ class PartSegmentation(Segmentation):
         if categories is None:
             return logits.argmax(dim=2)
         return restricted_argmax(logits, categories, list(self.parts.values()))
+
+    def probabilities(self, logits: Tensor, categories: Tensor | None = None) -> Tensor:
+        """(B, N, labels), where the category is known 0 for labels that are no parts of it."""
+        if categories is None:
+            return logits.softmax(dim=2)
+        return restricted(logits, categories, list(self.parts.values())).softmax(dim=2)
 
     def metrics(self, outcomes: Tensor, targets: Tensor, categories: Tensor | None = None) -> dict[str, float]:
         """Mean over shapes, and over categories, of the intersection over union; and the share of points that is right.

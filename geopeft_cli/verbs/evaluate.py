@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from geopeft_cli.assemble import make_batches
+from geopeft_cli.assemble import make_batches, make_preparation
+from geopeft_cli.contracts import Backbone
+from geopeft_cli.data.clouds import CloudSet
+from geopeft_cli.data.views import Views
 from geopeft_cli.errors import UsageError
 from geopeft_cli.evaluation.scenes import evaluate_set
+from geopeft_cli.evaluation.voting import Votes, vote
+from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.training.precision import autocast, choose_device
 from geopeft_cli.verbs.opening import open_data, open_trained
 
@@ -28,6 +35,8 @@ class Result:
         counted: what is counted there, ``clouds`` or ``points``.
         select: ``training.select`` of the recipe that the weights were trained with.
         weights_kept: the same in words.
+        voting: ``evaluation.voting``; the metrics above are always those of one view.
+        votes: the figures of the vote, where there was one.
     """
 
     split: str
@@ -38,6 +47,8 @@ class Result:
     counted: str
     select: str
     weights_kept: str
+    voting: str = "none"
+    votes: Votes | None = None
 
 
 def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
@@ -71,4 +82,27 @@ def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
         "points" if opened.model.task.is_dense else "clouds",
         select=manifest.recipe["training"]["select"],
         weights_kept=manifest.selection["text"],
+        voting=recipe.evaluation.voting,
+        votes=_votes(opened.model, clouds, recipe, device),
     )
+
+
+def _votes(model: Backbone, clouds: CloudSet, recipe: Recipe, device: torch.device) -> Votes | None:
+    section, precision = recipe.evaluation, recipe.training.precision
+    if section.voting == "none":
+        return None
+    augment = section.view_augment
+    views = Views(clouds, make_preparation(recipe), batch_size=section.batch_size, seed=recipe.seed, augment=augment)
+    passes = section.views * (section.rounds if section.voting == "published" else 1)
+    with tqdm(total=passes, unit="view", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False) as bar:
+        return vote(
+            model,
+            views,
+            device,
+            lambda: autocast(precision, device),
+            voting=section.voting,
+            count=section.views,
+            rounds=section.rounds,
+            augment=augment,
+            advance=bar.update,
+        )

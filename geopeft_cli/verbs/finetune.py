@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geopeft_cli import __version__
 from geopeft_cli.adapters.directory import adapter_state, save_adapter
 from geopeft_cli.adapters.manifest import Manifest, label_names
 from geopeft_cli.assemble import Experiment, build, load_splits, make_batches, point_counts
@@ -23,11 +21,13 @@ from geopeft_cli.contracts import Backbone, Vocabulary, load_official_state, mem
 from geopeft_cli.data.clouds import CloudSet, Splits
 from geopeft_cli.data.s3dis_blocks import label_weights
 from geopeft_cli.errors import UsageError
+from geopeft_cli.evaluation.loop import Evaluation
 from geopeft_cli.evaluation.scenes import evaluate_set
 from geopeft_cli.recipe.dump import dump_recipe
 from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.recipe.locations import resolve_paths
 from geopeft_cli.recipe.schema import Recipe, SceneSegmentationTask
+from geopeft_cli.reports.environment import environment, versions
 from geopeft_cli.reports.memory import peak_memory
 from geopeft_cli.reports.model_card import model_card
 from geopeft_cli.reports.progress import ProgressBar, RunListener, TensorBoard
@@ -41,10 +41,11 @@ from geopeft_cli.training.loop import Outcome, Plan, train
 from geopeft_cli.training.precision import autocast, choose_device
 from geopeft_cli.training.schedule import epochs_run, parameter_groups
 from geopeft_cli.verbs.remembering import remember
+from geopeft_cli.verbs.report import METRICS, leave_report
 
 logger = logging.getLogger("geopeft")
 
-RECIPE, METRICS, ADAPTER, CHECKPOINTS = "recipe.yaml", "metrics.jsonl", "adapter", "checkpoints"
+RECIPE, ADAPTER, CHECKPOINTS = "recipe.yaml", "adapter", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -101,20 +102,36 @@ def finetune(
     recipe = resolve_paths(load_recipe(source, overrides))
     folder = output or Path("runs") / recipe.name
     if resume:
-        _check_same_recipe(folder, recipe)
+        check_same_recipe(folder, recipe)
         if (folder / ADAPTER).is_dir():
             raise UsageError(f"{folder} is finished", f"Measure it with geopeft eval {folder}.")
     else:
         refuse_existing(folder, "Go on with it by --resume, choose another --output, or remove it.")
-    if recipe.training.threads is not None:
-        torch.set_num_threads(recipe.training.threads)
     try:
-        with Ranks() as ranks:
-            return _run(recipe, folder, ranks)
+        return run_recipe(recipe, folder)
     except KeyboardInterrupt:
         if (folder / RECIPE).is_file():
             logger.warning("go on with geopeft finetune %s --output %s --resume", folder / RECIPE, folder)
         raise
+
+
+def run_recipe(recipe: Recipe, folder: Path) -> Run:
+    """Run a recipe with absolute paths in its folder, from the last checkpoint where there is one.
+
+    Raises:
+        GeopeftError: as for :func:`finetune`.
+    """
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+    with Ranks() as ranks:
+        return _run(recipe, folder, ranks)
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The last record of a run that came to its end, else ``None``."""
+    log = folder / METRICS
+    records = read_records(log) if log.is_file() and (folder / ADAPTER).is_dir() else []
+    return records[-1] if records and "finished" in records[-1] else None
 
 
 def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
@@ -155,7 +172,7 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
             device=device,
             folder=folder / CHECKPOINTS,
             collect=lambda: adapter_state(model, experiment.fresh),
-            evaluate=measure_watched,
+            evaluate=None if measure_watched is None else lambda: measure_watched().metrics,
             listener=listener,
             ranks=ranks,
             recipe_digest=digest(recipe),
@@ -166,9 +183,10 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
 
     load_official_state(model, outcome.tensors)
     experiment.method.start_epoch(outcome.epoch, epochs_run(settings.schedule, settings.epochs))
-    metrics = {"test": _measuring(experiment, device, "test", splits.test)()}
+    tested = _measuring(experiment, device, "test", splits.test)()
+    metrics = {"test": tested.metrics}
     if splits.validation is not None and len(splits.validation):
-        metrics["validation"] = _measuring(experiment, device, "validation", splits.validation)()
+        metrics["validation"] = _measuring(experiment, device, "validation", splits.validation)().metrics
     selection = describe_selection(recipe, outcome)
     if not ranks.is_first:
         return Run(folder, recipe, selection, metrics)
@@ -185,21 +203,21 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
         "seconds_per_step": float(np.median([record["seconds_per_step"] for record in epochs])),
         "wall_seconds": time.perf_counter() - started,
         "peak_memory_bytes": peak_memory(device),
+        "environment": environment(device),
     }
     MetricsLog.append(folder / METRICS, summary)
+    leave_report(folder, recipe, model, splits.test, tested)
     return Run(folder, recipe, selection, metrics, summary)
 
 
-def _measuring(
-    experiment: Experiment, device: torch.device, part: str, clouds: CloudSet
-) -> Callable[[], dict[str, float]]:
+def _measuring(experiment: Experiment, device: torch.device, part: str, clouds: CloudSet) -> Callable[[], Evaluation]:
     """A function that measures the experiment's model, as it is at the call, on a part of its data."""
     recipe = experiment.recipe
     batches = make_batches(recipe, clouds, part, training=False, batch_size=recipe.evaluation.batch_size)
 
-    def measure() -> dict[str, float]:
+    def measure() -> Evaluation:
         precision = recipe.training.precision
-        return evaluate_set(experiment.model, clouds, batches, device, lambda: autocast(precision, device)).metrics
+        return evaluate_set(experiment.model, clouds, batches, device, lambda: autocast(precision, device))
 
     return measure
 
@@ -243,7 +261,12 @@ def _watched_split(recipe: Recipe, splits: Splits) -> tuple[str, CloudSet] | Non
     return None
 
 
-def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
+def check_same_recipe(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder that holds something else than a run, or the run of another recipe.
+
+    Raises:
+        UsageError: it does; what differs is named.
+    """
     path = folder / RECIPE
     if not path.is_file():
         if folder.exists() and any(folder.iterdir()):
@@ -298,12 +321,7 @@ def _save(
         fresh=list(experiment.fresh),
         memory=memory,
         selection={"epoch": outcome.epoch, "text": selection},
-        versions={
-            "geopeft": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        versions=versions(),
     )
     tensors: dict[str, Tensor] = outcome.tensors
     card = model_card(**facts, selection=selection)

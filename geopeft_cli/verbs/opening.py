@@ -14,7 +14,7 @@ from geopeft_cli.adapters.directory import read_adapter
 from geopeft_cli.adapters.header import read_header
 from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
 from geopeft_cli.adapters.peft_layout import find_adapter
-from geopeft_cli.assemble import load_splits, make_batches, rebuild, rebuild_merged
+from geopeft_cli.assemble import Experiment, load_splits, make_batches, rebuild, rebuild_merged
 from geopeft_cli.contracts import Backbone
 from geopeft_cli.data.clouds import Splits, Subset
 from geopeft_cli.errors import DataError, UsageError
@@ -32,12 +32,14 @@ class Opened:
         recipe: the adapter's own, with the user's overrides.
         manifest: the adapter's record.
         source: where it came from.
+        experiment: how it was built, unless it was merged.
     """
 
     model: Backbone
     recipe: Recipe
     manifest: Manifest
     source: Path
+    experiment: Experiment | None = None
 
 
 def open_trained(path: Path, overrides: Sequence[str] = ()) -> Opened:
@@ -61,10 +63,10 @@ def open_trained(path: Path, overrides: Sequence[str] = ()) -> Opened:
     adapter = read_adapter(folder)
     if adapter.manifest is None:
         experiment, manifest = adopt(adapter, overrides)
-        return Opened(experiment.model, experiment.recipe, manifest, folder)
+        return Opened(experiment.model, experiment.recipe, manifest, folder, experiment)
     recipe = recorded_recipe(adapter.manifest, folder, overrides)
     experiment = rebuild(recipe, adapter)
-    return Opened(experiment.model, recipe, adapter.manifest, folder)
+    return Opened(experiment.model, recipe, adapter.manifest, folder, experiment)
 
 
 def open_unmerged(path: Path, overrides: Sequence[str] = ()) -> Opened:

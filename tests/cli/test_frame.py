@@ -57,7 +57,7 @@ def test_help_lists_the_verbs() -> None:
     ("verb", "words"),
     [
         ("finetune", ["RECIPE", "KEY=VALUE", "--output", "--resume", "--dry-run", "geopeft finetune quickstart"]),
-        ("eval", ["RUN|ADAPTER", "KEY=VALUE", "--json"]),
+        ("eval", ["RUN|ADAPTER", "KEY=VALUE", "--json", "--input", "--predictions", "--category", "--skip-bad"]),
         ("merge", ["RUN|ADAPTER|FILE", "--output", "--mode", "--to-lora", "Undo a merge", "--unmerge", "[required]"]),
         ("export", ["RUN|ADAPTER", "--format", "--output", "[required]"]),
         (
@@ -229,6 +229,11 @@ def test_module_starts_without_torch_or_pydantic(tmp_path: Path) -> None:
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in result.stderr.splitlines()}
     assert "typer" in imported
     assert imported.isdisjoint({"torch", "numpy", "pydantic", "yaml", "open3d"})
+
+
+def test_the_package_is_imported_without_torch() -> None:
+    code = "import geopeft_cli, sys; geopeft_cli.load; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    assert python("-c", code).returncode == 0
 
 
 def test_recipes_are_read_without_torch(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer.testing
+import yaml
 
 from geopeft_cli.cli.app import app
+from geopeft_cli.verbs.comparison import attempt
 
 PROJECT = Path(__file__).resolve().parents[2]
 TINY = ["training.epochs=1", "training.warmup_epochs=0", "data.train_per_class=2", "data.validation_per_class=0"]
@@ -43,7 +45,8 @@ def test_the_five_verbs_of_the_readme(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [line[0] for line in lines] == ["finetune", "eval", "merge", "export", "inspect"]
     geopeft(train[0], PROJECT / train[1], *train[2:], *TINY, "data.test_per_class=1")
     run = Path(train[train.index("--output") + 1])
-    assert {path.name for path in run.iterdir()} == {"recipe.yaml", "metrics.jsonl", "checkpoints", "adapter"}
+    left = {"recipe.yaml", "metrics.jsonl", "checkpoints", "adapter", "report.html"}
+    assert {path.name for path in run.iterdir()} == left
     for line in rest:
         if line[0] != "export":  # ONNX takes its time and has tests of its own
             geopeft(*line)
@@ -65,6 +68,14 @@ def test_the_recipe_of_the_readme_for_scans(tmp_path: Path, tiny_base: Path, mon
     assert found["classes"] == ["chair", "table"]
     assert found["clouds"] == 2
     assert re.search(r"best on the validation split", found["weights_kept"])
+    write_scans(tmp_path / "new_scans")
+    (tmp_path / "runs/my_other_scans").symlink_to(tmp_path / "runs/my_scans")
+    page = (PROJECT / "docs/predicting.md").read_text(encoding="utf-8")
+    line = shlex.split(after("Your own scans", readme, "sh"))
+    assert geopeft(*line[1:]) == "found: 10 predicted\n"
+    for heading in ("From Python", "Several adapters on one base"):
+        exec(compile(after(heading, page, "python"), heading, "exec"), {})
+    exec(compile(after("Your own scans", readme, "python"), "README.md", "exec"), {})
 
 
 def test_templates_train_on_a_folder(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +85,25 @@ def test_templates_train_on_a_folder(tmp_path: Path, tiny_base: Path, monkeypatc
     for method in ("lora", "most"):
         geopeft("inspect", "--copy", f"classification/folder/point_mae_{method}", f"{method}.yaml")
         geopeft("finetune", f"{method}.yaml", *SMALL, *base, "--output", method)
+
+
+def test_the_comparison_of_its_page(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its two recipes and its first command, with one seed; the processes of the runs have a test of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("geopeft_cli.verbs.comparison.in_own_process", attempt)
+    page = (PROJECT / "docs/comparisons.md").read_text(encoding="utf-8")
+    for recipe in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        Path(f"{yaml.safe_load(recipe)['name']}.yaml").write_text(recipe)
+    first = re.search(r"```sh\n(.*?)\n```", page)
+    assert first is not None
+    small = [*TINY, "data.test_per_class=1", "data.points=64"]
+    base = [f"backbone.checkpoint={tiny_base}", "backbone.groups=8", "backbone.group_size=8"]
+    told = geopeft(*shlex.split(first[1])[1:], "--seeds", "0", *small, *base)
+    assert re.search(r"^lora +1 of 1 +\d+\.\d\d +- .*\nmost +1 of 1 +\d+\.\d\d +- ", told, re.MULTILINE)
+    folder = Path("runs/lora_and_most")
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"lora", "most", "comparison.csv", "comparison.html", "comparison.tex"}
+    assert (folder / "most/seed0/adapter").is_dir()
 
 
 def write_scans(root: Path) -> None:

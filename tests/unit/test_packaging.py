@@ -32,6 +32,7 @@ def test_quickstart_runs_from_an_empty_folder(installed_wheel: Path, tmp_path: P
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/quickstart/adapter/adapter_model.safetensors").is_file()
+    assert (tmp_path / "runs/quickstart/report.html").is_file(), done.stderr
 
 
 @pytest.mark.slow

@@ -26,6 +26,9 @@ SYSTEM_LIBRARIES = "apt-get install libusb-1.0-0 libgl1 libegl1 libgomp1"
 # open3d says this about every .ply without faces, which is a cloud and no mistake
 _HARMLESS = "appears to be a geometry::PointCloud"
 _COLORS = re.compile("\x1b\\[[0-9;]*m")
+_SPREAD = {"positions": ("x", "y", "z"), "colors": ("red", "green", "blue"), "normals": ("nx", "ny", "nz")}
+"""What open3d puts into one array."""
+
 _one_at_a_time = threading.Lock()
 
 T = TypeVar("T")
@@ -44,6 +47,29 @@ def read_mesh(path: Path) -> Mesh:
     mesh = _heard(path, lambda: open3d.io.read_triangle_mesh(str(path)))
     vertices = np.array(mesh.vertices, dtype=np.float64).reshape(-1, 3)
     return Mesh(vertices, np.array(mesh.triangles, dtype=np.int64).reshape(-1, 3))
+
+
+def read_pcd_fields(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    """All fields of a .pcd file by name, each (n,), NaN points included; a packed color as red, green and blue."""
+    open3d = load_open3d()
+    cloud = _heard(path, lambda: open3d.t.io.read_point_cloud(str(path), remove_nan_points=False))
+    fields: dict[str, npt.NDArray[np.generic]] = {}
+    for name in cloud.point:
+        columns = cloud.point[name].numpy().copy()
+        if name in _SPREAD:
+            fields |= dict(zip(_SPREAD[name], columns.T, strict=True))
+        else:
+            fields[str(name)] = columns[:, 0] if columns.shape[1] == 1 else columns
+    return fields
+
+
+def estimated_normals(points: npt.NDArray[np.float64], neighbors: int, toward: npt.NDArray[np.float64]) -> Any:
+    """Normals of the planes through the nearest ``neighbors`` of every point, that face ``toward`` (3,); (n, 3)."""
+    open3d = load_open3d()
+    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
+    cloud.estimate_normals(open3d.geometry.KDTreeSearchParamKNN(knn=neighbors))
+    cloud.orient_normals_towards_camera_location(toward)
+    return np.array(cloud.normals)
 
 
 def load_open3d() -> Any:

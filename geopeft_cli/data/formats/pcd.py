@@ -22,7 +22,7 @@ def read(path: Path) -> npt.NDArray[np.float64]:
     Raises:
         DataError: no header, no x, y, z, or fewer points than announced; names the file, and the line of text data.
     """
-    header = _header(path)
+    header = header_of(path)
     columns = _columns(path, header)
     if header["DATA"] != ["ascii"]:
         return open3d_bridge.read_cloud(path)
@@ -38,7 +38,12 @@ def read(path: Path) -> npt.NDArray[np.float64]:
     return points
 
 
-def _header(path: Path) -> dict[str, list[str]]:
+def header_of(path: Path) -> dict[str, list[str]]:
+    """The words after every keyword of the header.
+
+    Raises:
+        DataError: there is none.
+    """
     header: dict[str, list[str]] = {}
     with path.open("rb") as file:
         for line in file.read(_LONGEST_HEADER).decode("ascii", errors="replace").split("\n"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from geopeft_cli.data.formats import open3d_bridge, read_points
+from geopeft_cli.data.formats.written import write_ply
 from geopeft_cli.errors import DataError, MissingDependencyError
 
 CLOUD_HEADER = "ply\nformat {} 1.0\nelement vertex 3\nproperty {t} x\nproperty {t} y\nproperty {t} z\nend_header\n"
@@ -159,3 +160,12 @@ class TestWithOpen3d:
         for content in (whole[: len(whole) // 2], whole[:1000], whole[:300_000] + bytes(500) + whole[300_500:]):
             with pytest.raises(DataError, match=r"a\.pcd"):
                 read_points(write("a.pcd", content), 10, 0)
+
+
+@pytest.mark.open3d
+@pytest.mark.usefixtures("open3d_or_skip")
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_written_points_are_read_again(tmp_path, kind):
+    points = np.random.default_rng(0).normal(size=(40, 3)).astype(kind)
+    write_ply(tmp_path / "a.ply", points, np.arange(40) % 3)
+    np.testing.assert_array_equal(read_points(tmp_path / "a.ply", 0, 0), points)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from geopeft_cli.cli.app import app
+from geopeft_cli.recipe.problems import RecipeError
 from geopeft_cli.reports.records import read_records
 from geopeft_cli.verbs.evaluate import evaluate_trained
 from geopeft_cli.verbs.opening import check_clouds, open_trained
@@ -52,3 +55,45 @@ def test_clouds_for_checks_are_those_of_the_test_split(most_run: Path) -> None:
     assert [len(part) for part in clouds] == [16, 4]
     assert note == "20 clouds of the training split"
     assert torch.cat(clouds).shape == (20, 128, 3)
+
+
+def test_votes_stand_beside_the_figures_of_one_view(most_run: Path) -> None:
+    few = ["data.test_per_class=1", "evaluation.views=2"]
+    plain = evaluate_trained(most_run, few[:1])
+    assert (plain.voting, plain.votes) == ("none", None)
+    views = evaluate_trained(most_run, [*few, "evaluation.voting=views"])
+    assert (views.metrics, views.voting) == (plain.metrics, "views")
+    assert views.votes is not None
+    assert views.votes.figures.keys() == {"views"}
+    few += ["evaluation.voting=published", "evaluation.rounds=2", "evaluation.view_augment=[]"]
+    published = evaluate_trained(most_run, few).votes
+    assert published is not None
+    assert (published.rounds, published.augment) == (2, ())
+    assert published.figures["maximum_over_rounds"]["accuracy"] >= published.figures["mean_over_rounds"]["accuracy"]
+
+
+def test_a_maximum_over_rounds_is_told_as_such(most_run: Path) -> None:
+    small = ["data.test_per_class=1", "evaluation.voting=published", "evaluation.views=1", "evaluation.rounds=2"]
+    lines = CliRunner().invoke(app, ["eval", str(most_run), *small]).stdout.splitlines()
+    start = lines.index("voting: none, one view of each cloud")
+    assert lines[start + 1] == "voting: published, 1 views with scale_translate, mean of the logits, 2 rounds"
+    best = next(line for line in lines if "maximum over rounds" in line)
+    assert "the best round on the test split: not an unbiased figure" in best
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluation.rounds=3"], "has no meaning with voting: none"),
+        (["evaluation.voting=views", "evaluation.rounds=3"], "has no meaning with voting: views"),
+        (["evaluation.voting=views", "evaluation.view_augment=[rotate_y_batch]"], "is for whole batches"),
+    ],
+)
+def test_settings_of_voting_that_would_not_be_used(most_run: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        evaluate_trained(most_run, overrides)
+
+
+def test_points_are_not_voted_on(parts_run: Path) -> None:
+    with pytest.raises(RecipeError, match=r"evaluation\.voting is for classification, not for part_segmentation"):
+        evaluate_trained(parts_run, ["evaluation.voting=views"])

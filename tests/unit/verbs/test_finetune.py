@@ -76,6 +76,7 @@ def test_what_a_run_leaves(most_run: Path) -> None:
         "checkpoints",
         "metrics.jsonl",
         "recipe.yaml",
+        "report.html",
     ]
     *records, last = read_records(most_run / "metrics.jsonl")
     assert epochs(most_run) == [0, 1]

@@ -77,6 +77,13 @@ def test_a_run_learns_and_its_adapter_gives_the_same_figures(run: Path) -> None:
     assert "instance miou" in result.weights_kept
 
 
+def test_the_report_shows_overlap_instead_of_confusion(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "Intersection over union by category" in text
+    assert "What is taken for what" not in text
+    assert text.count("<figcaption>truth</figcaption>") == text.count('<article class="cloud"') > 0
+
+
 def test_what_inspect_says(run: Path, recipe: Path) -> None:
     found = inspect_path(str(run))
     assert found.facts["labels_of_points"] == list(PARTS)
