@@ -11,6 +11,7 @@ import pytest
 from contract.subject import Subject, write_checkpoint
 from geopeft_cli.backbones import BACKBONES
 from geopeft_cli.methods import METHODS
+from geopeft_cli.recipe.schema import WITHOUT_ATTENTION
 
 
 @pytest.fixture(scope="session", params=sorted(BACKBONES))
@@ -29,14 +30,13 @@ FORMS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "point_peft_aligned": ("point_peft", {"variant": "aligned", "prompts": 6}, FUSION),
     "point_peft_identity": ("point_peft", {"prompt": False, "init": "identity"}, {}),
 }
-WITHOUT_BLOCKS = ("mamba3d", "point_mamba")  # to which no method that wraps transformer blocks attaches
 ONLY = {"point_peft_aligned": ("point_m2ae", "point_mae"), "point_peft_identity": ("point_m2ae", "recon")}
 
 
 @pytest.fixture(params=sorted(FORMS))
 def subject(request: pytest.FixtureRequest, checkpoint: tuple[str, Path]) -> Subject:
     method, settings, task = FORMS[request.param]
-    if method == "point_peft" and checkpoint[0] in WITHOUT_BLOCKS:
+    if method == "point_peft" and checkpoint[0] in WITHOUT_ATTENTION:
         pytest.skip(f"{checkpoint[0]} has no transformer blocks")
     if checkpoint[0] not in ONLY.get(request.param, BACKBONES):
         pytest.skip("takes time, and others do the same")

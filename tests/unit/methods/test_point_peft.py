@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geopeft_cli.backbones import BACKBONES, backbone_class
 from geopeft_cli.backbones.mamba3d import Mamba3D
 from geopeft_cli.backbones.point_bert import PointBERT
 from geopeft_cli.backbones.point_gpt import PointGPT
@@ -21,6 +22,7 @@ from geopeft_cli.methods.group_adapter import inverse_square_weights
 from geopeft_cli.methods.point_peft import PointPEFT
 from geopeft_cli.methods.point_peft_block import PointPEFTBlock
 from geopeft_cli.methods.point_prior import Bank
+from geopeft_cli.recipe.schema import WITHOUT_ATTENTION
 from geopeft_cli.tasks.classification import Classification
 
 CLOUDS = torch.rand(4, 96, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -179,6 +181,11 @@ def test_prompts_have_no_center_and_leave_with_their_block() -> None:
     assert first.slots.tolist() == [-1] * 11 + list(range(80))
     assert second.slots.tolist() == [-1, *range(80)]
     assert (tokens, fewer) == (91, 81)
+
+
+def test_recipes_know_which_networks_have_no_blocks_for_it() -> None:
+    without = {name for name in BACKBONES if backbone_class(name).block_sites is Backbone.block_sites}
+    assert without == set(WITHOUT_ATTENTION)
 
 
 @pytest.mark.parametrize(

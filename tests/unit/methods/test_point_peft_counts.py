@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from geopeft_cli.backbones.point_bert import PointBERT
+from geopeft_cli.backbones.point_gpt import PointGPT
 from geopeft_cli.backbones.point_m2ae import PointM2AE
 from geopeft_cli.backbones.point_mae import PointMAE
+from geopeft_cli.backbones.recon import ReCon
 from geopeft_cli.contracts import Backbone, official_parameters
 from geopeft_cli.methods.point_peft import PointPEFT
 from geopeft_cli.tasks.classification import Classification
@@ -55,6 +57,25 @@ def test_what_trains(
         assert not any(name.startswith(("encoder.", "pos_embed.", "reduce_dim.")) for name in trainable)
         if variant == "released" and settings is SCAN:
             assert sum(p.numel() for p in model.parameters()) == TOTAL_OF_THE_RELEASE
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        (PointMAE, SCAN, 442_446),
+        (PointBERT, SCAN, 443_214),
+        (ReCon, SCAN, 480_078),
+        (PointGPT, SCAN, 457_038),
+        (PointM2AE, STAGES, 394_087),
+    ],
+)
+def test_what_trains_beside_a_head_for_points(kind: type[Backbone], settings: dict[str, Any], expected: int) -> None:
+    with torch.device("meta"):
+        model = kind(dense=True).requires_grad_(False)
+        PointPEFT(**settings).attach(model)
+    for name in model.token_names:
+        model.get_parameter(name).requires_grad_(True)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected
 
 
 def test_what_the_release_declares_and_never_uses() -> None:
