@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from geopeft_cli.recipe.schema import DataSection, FolderData, ListSplit, PackedData, Recipe, ShapesData
+from geopeft_cli.recipe.data import DataSection, FolderData, ListSplit, PackedData, ShapesData
+from geopeft_cli.recipe.schema import Recipe
 
 
 def resolve_paths(recipe: Recipe) -> Recipe:

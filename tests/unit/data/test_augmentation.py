@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geopeft_cli.data.augmentation import AUGMENTATIONS, ONE_DRAW_PER_BATCH
-from geopeft_cli.recipe.schema import Augmentation
+from geopeft_cli.recipe.data import Augmentation
 
 DRAWS = 10_000
 BASIS = np.vstack([np.zeros(3), np.eye(3)]).astype(np.float32)
