@@ -53,7 +53,7 @@ def locate(source: str | Path) -> Path:
     question = f". Did you mean '{suggestion}'?" if suggestion else ""
     raise UsageError(
         f"{source}: no such file, and no shipped recipe of that name{question}",
-        hint="'geopeft inspect --recipes' lists what ships",
+        hint="'geopeft inspect --recipes' lists what ships; a setting is KEY=VALUE",
     )
 
 

@@ -51,7 +51,9 @@ def test_the_default_place_of_a_run(tiny_recipe: Path, tmp_path: Path, monkeypat
 def test_eval_prints_only_json_on_stdout(most_run: Path) -> None:
     found = json.loads(geopeft("eval", most_run, "evaluation.split=validation", "--json").stdout)
     last = read_records(most_run / "metrics.jsonl")[-1]
-    assert set(found) == {"split", "clouds", "metrics", "classes", "confusion", "counted", "select", "weights_kept"}
+    assert set(found) == {
+        "split", "clouds", "metrics", "classes", "confusion", "counted", "select", "weights_kept", "voting", "votes",
+    }  # fmt: skip
     assert (found["split"], found["metrics"], found["select"]) == ("validation", last["validation"], "last")
     assert sum(sum(row) for row in found["confusion"]) == found["clouds"]
     hits = sum(row[index] for index, row in enumerate(found["confusion"]))
@@ -61,7 +63,8 @@ def test_eval_prints_only_json_on_stdout(most_run: Path) -> None:
 def test_eval_shows_what_is_taken_for_what(most_run: Path) -> None:
     lines = geopeft("eval", most_run).stdout.splitlines()
     assert lines[0].split() == ["class", "clouds", "recall", "taken", "for"]
-    assert lines[-1].startswith("test, ")
+    assert lines[-2].startswith("test, ")
+    assert lines[-1] == "voting: none, one view of each cloud"
 
 
 def test_selection_on_the_test_split_is_said_by_every_verb(tiny_recipe: Path, tmp_path: Path) -> None:

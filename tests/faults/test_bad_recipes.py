@@ -25,7 +25,7 @@ Refused = Callable[..., str]
         ("training.select=best", "Did you mean 'best_test'?"),
         ("training.device=tpu", "training.device must be auto, cpu"),
         ("seed=-1", "seed must be"),
-        ("nonsense", "nonsense"),
+        ("seed.nonsense", "is not of the form key=value"),
     ],
 )
 def test_mistakes_name_the_argument(refused: Refused, tiny_recipe: Path, override: str, words: str) -> None:
@@ -33,6 +33,12 @@ def test_mistakes_name_the_argument(refused: Refused, tiny_recipe: Path, overrid
     assert words in message
     assert f"argument '{override}'" in message
     assert len(message.splitlines()) == 1
+
+
+def test_a_bare_word_is_no_setting(refused: Refused, tiny_recipe: Path) -> None:
+    message = refused("finetune", tiny_recipe, "nonsense", code=2)
+    assert "nonsense: no such file, and no shipped recipe of that name" in message
+    assert "a setting is KEY=VALUE" in message
 
 
 def test_all_mistakes_of_a_file_at_once_with_their_lines(refused: Refused, tiny_recipe: Path, tmp_path: Path) -> None:

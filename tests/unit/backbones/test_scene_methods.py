@@ -16,7 +16,7 @@ from geopeft_cli.methods import METHODS, method_class
 
 EVERYWHERE = ("all", "position", "transition")
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in METHODS},
+    **{name: (name, {}) for name in METHODS if name != "point_peft"},
     "lora_everywhere": ("lora", {"targets": EVERYWHERE}),
     "most_everywhere": ("most", {"targets": EVERYWHERE}),
 }
@@ -78,6 +78,11 @@ def test_the_stem_of_sonata_is_a_layer_like_others() -> None:
     model = network().requires_grad_(False)
     method_class("lora")(targets=["patch_embedding"]).attach(model)
     assert {site.name for site in model.sites() if isinstance(site.module, Foldable)} == {"embedding.stem.linear"}
+
+
+def test_point_peft_is_for_clouds() -> None:
+    with pytest.raises(UsageError, match="and sonata has none"):
+        method_class("point_peft")().attach(network())
 
 
 def test_the_released_form_of_most_is_for_clouds() -> None:
