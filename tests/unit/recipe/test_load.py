@@ -50,9 +50,9 @@ def test_methods_for_transformer_blocks_need_some(write: Write, name: str, metho
 def test_gem_adapts_something_with_odd_kernels(write: Write) -> None:
     write({"r.yaml": HEAD.replace("{name: full}", "{name: gem, stages: [0, 1]}")})
     assert load_recipe("r.yaml", ["method.context=false"]).method.name == "gem"
-    with pytest.raises(RecipeError, match="method.context must be true where spatial is false"):
+    with pytest.raises(RecipeError, match=r"method.context must be true where spatial is false"):
         load_recipe("r.yaml", ["method.context=false", "method.spatial=false"])
-    with pytest.raises(RecipeError, match="method.kernel must be odd, is 4"):
+    with pytest.raises(RecipeError, match=r"method.kernel must be odd, is 4"):
         load_recipe("r.yaml", ["method.kernel=4"])
 
 
