@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geopeft_cli.backbones.flash_attention import flash_attention
 from geopeft_cli.backbones.scene_level import SceneLevel
 from geopeft_cli.backbones.transformer import DropPath, FeedForward
 from geopeft_cli.contracts import Branches, Role, Site, Wrapper, current_level
@@ -44,7 +45,10 @@ class PatchAttention(nn.Module):
             raise GeometryError(f"a patch attention got {tuple(x.shape)}, the geometry describes {level.described}")
         cut = level.patches(self.turn, self.length)
         fused: Tensor = self.qkv(x)
-        mixed = torch.cat([self._mixed(fused.index_select(0, rows.flatten()), rows.shape[1]) for rows in cut.rows])
+        if level.attention == "flash":
+            mixed = flash_attention(fused, cut, self.heads).to(x.dtype)
+        else:
+            mixed = torch.cat([self._mixed(fused.index_select(0, rows.flatten()), rows.shape[1]) for rows in cut.rows])
         return self.proj(mixed.index_select(0, cut.back))  # type: ignore[no-any-return]
 
     def _mixed(self, fused: Tensor, length: int) -> Tensor:
