@@ -268,7 +268,7 @@ class ContextAdapter(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         level = current_level(self.level, "a context adapter")
         carried = carried_latents(current_level(0, "a context adapter"), self.group)
-        scenes = len(level.sizes) if isinstance(level, PackedLevel) else len(h)
+        scenes = len(level.sizes) if isinstance(level, PackedLevel) else h.shape[0]
         q, k, v = (part.float() for part in self._projected(h))
         with torch.autocast(h.device.type, enabled=False):
             before = carried[self.place - 1] if self.place else self._first().float().expand(scenes, -1, -1)

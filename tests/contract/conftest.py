@@ -30,7 +30,11 @@ FORMS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "point_peft_aligned": ("point_peft", {"variant": "aligned", "prompts": 6}, FUSION),
     "point_peft_identity": ("point_peft", {"prompt": False, "init": "identity"}, {}),
 }
-ONLY = {"point_peft_aligned": ("point_m2ae", "point_mae"), "point_peft_identity": ("point_m2ae", "recon")}
+ONLY = {
+    "gem": ("point_gpt", "point_m2ae", "point_mae", "recon"),
+    "point_peft_aligned": ("point_m2ae", "point_mae"),
+    "point_peft_identity": ("point_m2ae", "recon"),
+}
 
 
 @pytest.fixture(params=sorted(FORMS))
