@@ -27,10 +27,10 @@ def level_of(centers: Tensor, leading: int = 1) -> Level:
     return Level(centers, torch.arange(-leading, centers.shape[1]).clamp(min=-1))
 
 
-def adapted(name: str, **settings: Any) -> Backbone:
+def adapted(name: str, sizes: dict[str, Any] | None = None, **settings: Any) -> Backbone:
     """A network with GEM, whose last layers have left zero."""
     torch.manual_seed(0)
-    model = tiny_backbone(name).requires_grad_(False)
+    model = tiny_backbone(name, **(sizes or {})).requires_grad_(False)
     GEM(**{"rank": 5, "latents": 3, **settings}).attach(model)
     for key, parameter in model.named_parameters():
         if ".gem." in f".{key}":
@@ -189,7 +189,7 @@ def test_a_plain_transformer_has_one_stage() -> None:
 
 
 def test_a_recorded_program_is_the_model() -> None:
-    model = adapted("point_mae")
+    model = adapted("point_mae", {"depth": 1, "groups": 6})
     Classification(["chair", "lamp"]).attach(model)
     model.requires_grad_(False).eval()
     program = trace(model, clouds(2)[:, :32]).module()
