@@ -1,4 +1,4 @@
-"""The data section of a recipe: one class a format. Imports no torch."""
+"""The data section of a recipe of objects: one class a format. Imports no torch."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ class S3DISBlocksData(DataSettings):
         return self
 
 
-DataSection = Annotated[
+AnyObjectData = (
     ShapesData
     | FolderData
     | PackedData
@@ -201,6 +201,5 @@ DataSection = Annotated[
     | ModelNet10Data
     | ModelNetFewshotData
     | ShapeNetPartData
-    | S3DISBlocksData,
-    Field(discriminator="format"),
-]
+    | S3DISBlocksData
+)
