@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from geopeft_cli.recipe.schema import Published, Recipe
+from geopeft_cli.reports.console import measured_in_words
 
 SELECTIONS = {
     "last": "weights of the last epoch",
@@ -115,7 +116,8 @@ def protocol(recipe: Recipe) -> str:
         f"{data.format}, {data.points} points, sampling {data.sampling}, normalize {data.normalize}, "
         f"augmentation {' + '.join(data.augment) or 'none'}; {training.epochs} epochs, {training.schedule}, "
         f"batch {training.batch_size * training.accumulation}, lr {training.lr:g}, "
-        f"weight decay {training.weight_decay:g}; {SELECTIONS[training.select]}; one view, no voting"
+        f"weight decay {training.weight_decay:g}; {SELECTIONS[training.select]}; "
+        f"{measured_in_words(data.model_dump(), recipe.evaluation.model_dump())}"
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from geopeft_cli import __version__
-from geopeft_cli.reports.console import duration, folded, split_title, taken_for
+from geopeft_cli.reports.console import duration, folded, measured_in_words, split_title, taken_for
 from geopeft_cli.reports.markup import Cell, facts, paragraph, section, table
 from geopeft_cli.reports.mistakes import Mistake, card
 from geopeft_cli.reports.parameters import ParameterTable
@@ -217,7 +217,8 @@ def _protocol(run: RunFacts) -> str:
             f"{training['schedule']}, weight decay {training['weight_decay']:g}, {training['precision']}",
             "seed": run.recipe["seed"],
             "weights kept": run.selection["text"],
-            "measured": f"once on every cloud of the test split ({run.clouds:,}), without augmentation",
+            "measured": f"test split ({run.clouds:,} clouds), without augmentation: "
+            + measured_in_words(data, run.recipe["evaluation"]),
         }
     )
     quoted = [

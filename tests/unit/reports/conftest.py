@@ -38,6 +38,7 @@ RECIPE: dict[str, Any] = {
         "precision": "fp32",
         "select": "last",
     },
+    "evaluation": {"voting": "none", "views": 10, "rounds": 299, "view_augment": ["scale_translate"]},
     "published": [{"metric": "accuracy", "value": 90.5, "source": "a <i>paper</i>", "protocol": "best on test"}],
 }
 
