@@ -110,19 +110,17 @@ def _votes_in_words(voting: str, views: int, rounds: int, augment: Sequence[str]
     return f"{voting}, {views} views with {', '.join(augment) or 'no augmentation'}, mean of the logits{often}"
 
 
-def print_confusions(
-    classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console, counted: str = "clouds"
-) -> None:
+def print_confusions(classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console) -> None:
     """Recall by class, and what each class is taken for most often.
 
     Args:
         classes: names.
-        counts: confusion matrix, rows are true classes.
-        counted: what it counts.
+        counts: confusion matrix of clouds, rows are true classes.
+        out: where to.
     """
     view = Table(box=None, pad_edge=False)
     view.add_column("class")
-    view.add_column(counted, justify="right")
+    view.add_column("clouds", justify="right")
     view.add_column("recall", justify="right")
     view.add_column("taken for")
     for index, (name, row) in enumerate(zip(classes, counts, strict=True)):

@@ -14,7 +14,8 @@ from geopeft_cli.contracts import Backbone
 from geopeft_cli.data.clouds import CloudSet
 from geopeft_cli.errors import GeopeftError, UsageError
 from geopeft_cli.evaluation.loop import Evaluation
-from geopeft_cli.evaluation.mistakes import category_scores, worst_mistakes
+from geopeft_cli.evaluation.mistakes import worst_mistakes
+from geopeft_cli.evaluation.overlaps import category_scores
 from geopeft_cli.evaluation.scenes import evaluate_set
 from geopeft_cli.recipe.dump import dump_recipe
 from geopeft_cli.recipe.schema import Recipe
@@ -95,10 +96,6 @@ def _facts(run: Path, recipe: Recipe, model: Backbone, clouds: CloudSet, found: 
     summary = records[-1] if records else {}
     batches = make_batches(recipe, clouds, "test", training=False, batch_size=recipe.evaluation.batch_size)
     up = 2 if recipe.task.name == "scene_segmentation" or "rotate_z" in recipe.data.augment else 1
-    categories = {}
-    if isinstance(task, PartSegmentation):
-        scores = category_scores(task, found, clouds)
-        categories = {name: (scores.shapes[name], iou) for name, iou in scores.categories.items()}
     confusion = task.confusion(found.outcomes, found.targets)
     return RunFacts(
         recipe=recipe.model_dump(mode="json"),
@@ -113,5 +110,5 @@ def _facts(run: Path, recipe: Recipe, model: Backbone, clouds: CloudSet, found: 
         parameters=inspect_adapter(run).table,
         environment={**manifest.versions, **summary.get("environment", {}), **cost(summary)},
         mistakes=worst_mistakes(task, found, clouds, batches, up),
-        categories=categories,
+        categories=category_scores(task, found, clouds) if isinstance(task, PartSegmentation) else {},
     )
