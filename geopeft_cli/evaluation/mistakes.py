@@ -16,7 +16,7 @@ from geopeft_cli.data.clouds import IGNORED, CloudSet, PiecesOfScenes
 from geopeft_cli.data.scenes import SceneSet
 from geopeft_cli.evaluation.loop import Evaluation
 from geopeft_cli.reports.mistakes import Mistake
-from geopeft_cli.tasks.part_metrics import PartScores, part_scores, shape_ious
+from geopeft_cli.tasks.part_metrics import shape_ious
 from geopeft_cli.tasks.segmentation import PartSegmentation, Segmentation
 
 MOST_CLOUDS, MOST_DENSE, MOST_SCENES = 12, 8, 4
@@ -84,11 +84,6 @@ def worst_scenes(task: Task, found: Evaluation, scenes: SceneSet) -> list[Mistak
                 )
             )
     return mistakes
-
-
-def category_scores(task: PartSegmentation, found: Evaluation, clouds: CloudSet) -> PartScores:
-    """Intersection over union by category."""
-    return part_scores(cloud_scores(task, found, clouds), torch.from_numpy(clouds.labels()), task.classes)
 
 
 def cloud_scores(task: Segmentation, found: Evaluation, clouds: CloudSet) -> Tensor:

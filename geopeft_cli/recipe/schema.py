@@ -102,6 +102,9 @@ TaskSection = Annotated[
 ]
 DataSection = Annotated[AnyObjectData | AnySceneData, Field(discriminator="format")]
 
+# Published sets with a label a point, and the task that they are for.
+LABELED_FOR = {"shapenetpart": "part_segmentation", "s3dis_blocks": "scene_segmentation"}
+
 # Networks without an official head for a label a point.
 WITHOUT_POINT_HEAD = ("i2p_mae", "mamba3d", "point_mamba")
 
@@ -302,6 +305,25 @@ class Recipe(Section):
                 raise mistake("backbone.reconstruction", f"is for classification, not for {self.task.name}")
             if self.evaluation.voting != "none":
                 raise mistake("evaluation.voting", f"is for classification, not for {self.task.name}")
+        return self
+
+    @model_validator(mode="after")
+    def _points_have_the_labels(self) -> Recipe:
+        task, data = self.task, self.data
+        if isinstance(task, ClassificationTask | VoxelSegmentationTask):
+            return self
+        meant = LABELED_FOR.get(data.format, task.name)
+        if meant != task.name:
+            [other] = [name for name, own in LABELED_FOR.items() if own == task.name]
+            raise mistake(
+                "task.name",
+                f"is {task.name}, and {data.format} is labeled for {meant}; use that task, or data such as {other}",
+            )
+        # whether a packed file has labels of points is known when it is read
+        if data.format not in (*LABELED_FOR, "packed") and not getattr(data, "part_names", ()):
+            hint = "give data.part_names, or use other data" if data.format == "folder" else "use other data"
+            text = f"is {task.name}, which needs a label for every point, and this {data.format} data has none"
+            raise mistake("task.name", f"{text}; {hint}, such as {', '.join(LABELED_FOR)} or packed")
         return self
 
     @model_validator(mode="after")

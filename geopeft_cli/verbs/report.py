@@ -14,10 +14,12 @@ from geopeft_cli.contracts import Backbone
 from geopeft_cli.data.scenes import SceneSet
 from geopeft_cli.errors import GeopeftError, UsageError
 from geopeft_cli.evaluation.loop import Evaluation
-from geopeft_cli.evaluation.mistakes import category_scores, worst_mistakes, worst_scenes
+from geopeft_cli.evaluation.mistakes import worst_mistakes, worst_scenes
+from geopeft_cli.evaluation.overlaps import category_scores
 from geopeft_cli.evaluation.scenes import evaluate_set
 from geopeft_cli.recipe.dump import dump_recipe
 from geopeft_cli.recipe.schema import Recipe
+from geopeft_cli.reports.overlaps import CategoryScore
 from geopeft_cli.reports.records import read_records
 from geopeft_cli.reports.run_page import RunFacts, cost, run_page
 from geopeft_cli.storage import new_file, refuse_existing
@@ -93,7 +95,7 @@ def _facts(run: Path, recipe: Recipe, model: Backbone, clouds: AnySet, found: Ev
     manifest: Manifest = file_manifest(run / TENSORS)
     records = read_records(run / METRICS)
     summary = records[-1] if records else {}
-    categories = {}
+    categories: dict[str, CategoryScore] = {}
     if isinstance(clouds, SceneSet):
         mistakes = worst_scenes(task, found, clouds)
     else:
@@ -102,8 +104,7 @@ def _facts(run: Path, recipe: Recipe, model: Backbone, clouds: AnySet, found: Ev
         mistakes = worst_mistakes(task, found, clouds, batches, up)
     if isinstance(task, PartSegmentation):
         assert not isinstance(clouds, SceneSet)
-        scores = category_scores(task, found, clouds)
-        categories = {name: (scores.shapes[name], iou) for name, iou in scores.categories.items()}
+        categories = category_scores(task, found, clouds)
     confusion = task.confusion(found.outcomes, found.targets)
     return RunFacts(
         recipe=recipe.model_dump(mode="json"),

@@ -31,7 +31,8 @@ def test_small_recipe_gets_the_defaults(write: Write, small: str) -> None:
 
 
 def test_point_peft_remembers_objects_and_no_scenes(write: Write) -> None:
-    write({"r.yaml": HEAD.replace("{name: full}", "{name: point_peft}\ntask: {name: scene_segmentation}")})
+    recipe = HEAD.replace("{format: shapes}", "{format: packed, path: x}")
+    write({"r.yaml": recipe.replace("{name: full}", "{name: point_peft}\ntask: {name: scene_segmentation}")})
     with pytest.raises(RecipeError, match="bank must be false for scene_segmentation"):
         load_recipe("r.yaml")
     for change in ("method.bank=false", "method.prompt=false", "task.name=part_segmentation"):
