@@ -82,18 +82,32 @@ def packed(scenes: Sequence[Scene], features: Sequence[str] = SONATA_FEATURES) -
 
     Raises:
         UsageError: there is none, one has no voxels, or one lacks a feature.
+        DataError: one has no points, or a feature that is not finite.
     """
     if not scenes:
         raise UsageError("a batch of no scenes")
+    for scene in scenes:
+        if not len(scene):
+            raise DataError(f"scene {scene.name} has no points", "Leave it out.")
     voxels = [scene.voxels for scene in scenes if scene.voxels is not None]
     if len(voxels) < len(scenes):
         raise UsageError("a batch of scenes without voxels", "Apply grid_sample first.")
     offsets = np.cumsum([0, *map(len, scenes)])
     coordinates = np.concatenate([scene.coordinates.astype(np.float32) for scene in scenes])
-    inputs = np.concatenate([scene_features(scene, features) for scene in scenes])
+    inputs = np.concatenate([_finite(scene_features(scene, features), scene.name) for scene in scenes])
     parts = coordinates, np.concatenate(voxels), inputs, offsets
     labels = torch.from_numpy(np.concatenate([scene.labels for scene in scenes]))
     return SceneBatch(Scenes(*map(torch.from_numpy, parts)), labels, tuple(scene.name for scene in scenes))
+
+
+def _finite(features: Float32, name: str) -> Float32:
+    damaged = int((~np.isfinite(features).all(axis=1)).sum())
+    if damaged:
+        raise DataError(
+            f"scene {name}: features of {damaged} of {len(features)} points are not finite",
+            "Remove or repair these points.",
+        )
+    return features
 
 
 def mix3d(

@@ -83,9 +83,15 @@ class SceneSplits:
 
 
 class MemoryScenes:
-    """Scenes that are in memory."""
+    """Scenes that are in memory.
+
+    Raises:
+        DataError: as :func:`checked_scene` does.
+    """
 
     def __init__(self, scenes: Sequence[Scene], classes: Sequence[str]) -> None:
+        for scene in scenes:
+            checked_scene(scene, len(classes), f"scene {scene.name}")
         self.classes = tuple(classes)
         self.names = tuple(scene.name for scene in scenes)
         self._scenes = scenes

@@ -26,7 +26,7 @@ from geopeft_cli.recipe.data import (
     S3DISBlocksData,
     ShapesData,
 )
-from geopeft_cli.recipe.methods import MethodSection, PointPEFTSettings
+from geopeft_cli.recipe.methods import GEMSettings, MethodSection, PointPEFTSettings
 from geopeft_cli.recipe.scene_data import AnySceneData, SceneDataSettings, has_validation
 from geopeft_cli.recipe.types import (
     Count,
@@ -327,19 +327,20 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _point_peft_fits(self) -> Recipe:
+    def _the_method_fits(self) -> Recipe:
         method = self.method
-        if isinstance(method, PointPEFTSettings):
-            if self.backbone.name in WITHOUT_ATTENTION or isinstance(self.backbone, SceneBackboneSection):
-                raise mistake(
-                    "method.name",
-                    f"is point_peft, which is for transformers on objects, and {self.backbone.name} is none",
-                )
-            if method.prompt and method.bank and isinstance(self.task, SceneSegmentationTask):
-                raise mistake(
-                    "method.bank",
-                    "must be false for scene_segmentation: a bank remembers whole objects, not pieces of scenes",
-                )
+        if isinstance(method, PointPEFTSettings | GEMSettings) and self.backbone.name in WITHOUT_ATTENTION:
+            raise mistake(
+                "method.name", f"is {method.name}, which is for transformer blocks, and {self.backbone.name} has none"
+            )
+        if isinstance(method, PointPEFTSettings) and isinstance(self.backbone, SceneBackboneSection):
+            raise mistake("method.name", f"is point_peft, which is for objects, and {self.backbone.name} reads scenes")
+        remembers = isinstance(method, PointPEFTSettings) and method.prompt and method.bank
+        if remembers and isinstance(self.task, SceneSegmentationTask):
+            raise mistake(
+                "method.bank",
+                "must be false for scene_segmentation: a bank remembers whole objects, not pieces of scenes",
+            )
         return self
 
     @model_validator(mode="after")

@@ -30,11 +30,12 @@ def survey_data(source: str, overrides: Sequence[str] = (), clouds: int = 256) -
     """
     recipe = load_recipe(source, overrides)
     splits = load_splits(recipe)
-    found = list(splits.train.classes)
+    names = list(splits.train.classes)
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     return DataSurvey(
         recipe.data.format,
-        *([[], found] if isinstance(splits, SceneSplits) else [found, list(splits.train.part_names)]),
+        [] if isinstance(splits, SceneSplits) else names,
+        names if isinstance(splits, SceneSplits) else list(splits.train.part_names),
         {
             name: _scenes(name, part, clouds) if isinstance(part, SceneSet) else _part(name, part, clouds)
             for name, part in parts.items()
