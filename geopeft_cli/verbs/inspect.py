@@ -9,6 +9,7 @@ from typing import Any
 
 from geopeft_cli.recipe.methods import LINEAR_ONLY, RELEASED_ONLY
 from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
+from geopeft_cli.reports.protocol import prepared_in_words
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def _facts(manifest: Any) -> dict[str, Any]:
         "base_sha256": manifest.base_sha256,
         "classes": manifest.classes,
         **({"labels_of_points": manifest.part_names} if manifest.part_names else {}),
-        "input": f"{recipe['data']['points']} points, normalize {recipe['data']['normalize']}",
+        "input": prepared_in_words(recipe["data"]),
         "seed": recipe["seed"],
         "weights_kept": manifest.selection.get("text"),
         "metrics": manifest.metrics,
