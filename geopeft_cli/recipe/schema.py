@@ -19,7 +19,7 @@ from geopeft_cli.recipe.data import (
     S3DISBlocksData,
     ShapesData,
 )
-from geopeft_cli.recipe.methods import MethodSection, PointPEFTSettings
+from geopeft_cli.recipe.methods import MethodSection, PointPEFTSettings, PromptSettings
 from geopeft_cli.recipe.types import (
     Count,
     Device,
@@ -297,18 +297,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _point_peft_fits(self) -> Recipe:
-        method = self.method
-        if isinstance(method, PointPEFTSettings):
-            if self.backbone.name in WITHOUT_ATTENTION:
-                raise mistake(
-                    "method.name", f"is point_peft, which is for transformer blocks, and {self.backbone.name} has none"
-                )
-            if method.prompt and method.bank and isinstance(self.task, SceneSegmentationTask):
-                raise mistake(
-                    "method.bank",
-                    "must be false for scene_segmentation: a bank remembers whole objects, not pieces of scenes",
-                )
+    def _prompts_fit(self) -> Recipe:
+        method, backbone = self.method, self.backbone.name
+        if isinstance(method, PointPEFTSettings | PromptSettings) and backbone in WITHOUT_ATTENTION:
+            raise mistake("method.name", f"is {method.name}, which is for transformer blocks, and {backbone} has none")
+        has_bank = isinstance(method, PointPEFTSettings) and method.prompt and method.bank
+        if has_bank and isinstance(self.task, SceneSegmentationTask):
+            raise mistake(
+                "method.bank",
+                "must be false for scene_segmentation: a bank remembers whole objects, not pieces of scenes",
+            )
         return self
 
     @model_validator(mode="after")

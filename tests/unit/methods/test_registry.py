@@ -30,6 +30,7 @@ OTHERS: dict[str, Any] = {
     "bank_per_class": 5,
     "bank_precision": "fp16",
     "pooling": "maxmean",
+    "places": "mlp",
 }
 
 

@@ -38,11 +38,11 @@ def test_point_peft_remembers_objects_and_no_scenes(write: Write) -> None:
         assert load_recipe("r.yaml", [change]).method.name == "point_peft"
 
 
-@pytest.mark.parametrize("name", ["mamba3d", "point_mamba"])
-def test_point_peft_needs_transformer_blocks(write: Write, name: str) -> None:
-    recipe = HEAD.replace("{name: full}", "{name: point_peft}").replace("{checkpoint", f"{{name: {name}, checkpoint")
+@pytest.mark.parametrize(("method", "name"), [("point_peft", "mamba3d"), ("prompt", "point_mamba")])
+def test_prompts_need_transformer_blocks(write: Write, method: str, name: str) -> None:
+    recipe = HEAD.replace("{name: full}", f"{{name: {method}}}").replace("{checkpoint", f"{{name: {name}, checkpoint")
     write({"r.yaml": recipe})
-    with pytest.raises(RecipeError, match=f"method.name is point_peft, .* transformer blocks, and {name} has none"):
+    with pytest.raises(RecipeError, match=f"method.name is {method}, .* transformer blocks, and {name} has none"):
         load_recipe("r.yaml")
 
 
@@ -254,8 +254,12 @@ def test_mistake_in_one_line(problems: Problems, line: str, expected: str) -> No
             "https://a.org/b.pth",
             "r.yaml:3: backbone.checkpoint is a download and needs the key 'backbone.sha256' beside it",
         ),
-        ("{name: full}", "{name: lorra}", "bitfit, lora, monarch, most, point_peft, is 'lorra'. Did you mean 'lora'?"),
-        ("{name: full}", "{name: full, rank: 3}", "r.yaml:4: method.rank is for name: lora, not full"),
+        (
+            "{name: full}",
+            "{name: lorra}",
+            "bitfit, lora, adapter, prompt, monarch, most, point_peft, is 'lorra'. Did you mean 'lora'?",
+        ),
+        ("{name: full}", "{name: full, rank: 3}", "r.yaml:4: method.rank is for name: lora or adapter, not full"),
         ("{name: full}", "{name: lora, blocks: 3}", "r.yaml:4: method.blocks is for name: monarch or most, not lora"),
         ("{name: full}", "{name: lora, rnk: 3}", "r.yaml:4: unknown key 'method.rnk'. Did you mean 'method.rank'?"),
         ("{name: full}", "{name: lora, targets: []}", "r.yaml:4: method.targets must have at least 1 entry"),
