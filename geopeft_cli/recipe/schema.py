@@ -26,7 +26,7 @@ from geopeft_cli.recipe.data import (
     S3DISBlocksData,
     ShapesData,
 )
-from geopeft_cli.recipe.methods import GEMSettings, MethodSection, PointPEFTSettings
+from geopeft_cli.recipe.methods import GEMSettings, MethodSection, PointPEFTSettings, PromptSettings
 from geopeft_cli.recipe.scene_data import AnySceneData, SceneDataSettings, has_validation
 from geopeft_cli.recipe.types import (
     Count,
@@ -329,7 +329,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _the_method_fits(self) -> Recipe:
         method = self.method
-        if isinstance(method, PointPEFTSettings | GEMSettings) and self.backbone.name in WITHOUT_ATTENTION:
+        if (
+            isinstance(method, PointPEFTSettings | PromptSettings | GEMSettings)
+            and self.backbone.name in WITHOUT_ATTENTION
+        ):
             raise mistake(
                 "method.name", f"is {method.name}, which is for transformer blocks, and {self.backbone.name} has none"
             )
