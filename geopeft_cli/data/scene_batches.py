@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -193,7 +193,7 @@ class SceneBatches:
         full, rest = divmod(self._repeat * len(self.scenes), self._batch_size)
         return full if self._training and full else full + (rest > 0)
 
-    def epoch(self, epoch: int) -> Iterator[SceneBatch]:
+    def epoch(self, epoch: int) -> Generator[SceneBatch, None, None]:
         """One pass; ``epoch`` selects the draws in training and means nothing in testing."""
         order = np.arange(self._repeat * len(self.scenes))
         if self._training:

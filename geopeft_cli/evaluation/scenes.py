@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -57,15 +57,16 @@ def evaluate_scenes(
     model.eval()
     decided, true = [], []
     try:
-        for batch in batches.epoch(0):
-            with autocast():
-                logits = model(batch.scenes.to(device)).float()
-            labels = model.task.outcome(logits).cpu().numpy()
-            for name, rows, truth in zip(batch.names, batch.rows, batch.truth, strict=True):
-                if not logits[torch.from_numpy(rows).to(device)].isfinite().all():
-                    raise _not_finite(name)
-                decided.append(labels[rows].astype(np.int16))
-                true.append(truth.astype(np.int16))
+        with closing(batches.epoch(0)) as every:
+            for batch in every:
+                with autocast():
+                    logits = model(batch.scenes.to(device)).float()
+                labels = model.task.outcome(logits).cpu().numpy()
+                for name, rows, truth in zip(batch.names, batch.rows, batch.truth, strict=True):
+                    if not logits[torch.from_numpy(rows).to(device)].isfinite().all():
+                        raise _not_finite(name)
+                    decided.append(labels[rows].astype(np.int16))
+                    true.append(truth.astype(np.int16))
     finally:
         model.train(was_training)
     return _measured(model, decided, true)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,9 @@ def read_vectors(path: Path, record: dict[str, Any]) -> Tensor | None:
 def _described(memory: Memory, experiment: Experiment, clouds: CloudSet, device: torch.device) -> Tensor:
     recipe = experiment.recipe
     batches = make_cloud_batches(recipe, clouds, "bank", training=False, batch_size=recipe.evaluation.batch_size)
-    every = counted(batches.epoch(0), len(batches), "bank")
-    return torch.cat([memory.describe(batch.points.to(device)).cpu() for batch in every])
+    with closing(batches.epoch(0)) as every:
+        shown = counted(every, len(batches), "bank")
+        return torch.cat([memory.describe(batch.points.to(device)).cpu() for batch in shown])
 
 
 def _preparation(experiment: Experiment) -> dict[str, Any]:
