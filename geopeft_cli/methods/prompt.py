@@ -67,8 +67,10 @@ class PrefixedAttention(Wrapper):
 
     def __init__(self, base: SelfAttention, length: int) -> None:
         super().__init__(base)
-        self.prefix_keys = nn.Parameter(_STD * torch.randn(length, base.width))
-        self.prefix_values = nn.Parameter(_STD * torch.randn(length, base.width))
+        self.prefix_keys = nn.Parameter(torch.empty(length, base.width))
+        self.prefix_values = nn.Parameter(torch.empty(length, base.width))
+        for drawn in (self.prefix_keys, self.prefix_values):
+            nn.init.normal_(drawn, std=_STD)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x, Prefix(self.prefix_keys, self.prefix_values))  # type: ignore[no-any-return]
