@@ -131,9 +131,8 @@ def together(step: Step, batch: int, rounds: int) -> None:
         ahead = max(ahead, clouds.asked // batch - number)
         held = sum(tensor.nbytes for tensor in (each.points, each.picks, each.labels, each.indices))
         started = time.perf_counter()
-    print(
-        f"in a loop with batches of {batch}: the first after {waits[0]:.2f} s, then at most {1000 * max(waits[1:]):.1f} ms;"
-    )
+    first, longest = waits[0], 1000 * max(waits[1:])
+    print(f"in a loop with batches of {batch}: the first after {first:.2f} s, others after at most {longest:.1f} ms;")
     print(f"{ahead} ahead, {held / 1e6:.2f} MB each; clouds kept between passes: at most {CACHE_BYTES / 1e9:g} GB")
 
 
