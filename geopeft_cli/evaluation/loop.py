@@ -19,14 +19,16 @@ class Evaluation:
     """What came out for a split, in its order.
 
     Attributes:
-        outcomes: logits (clouds, classes); or, for a label a point, the decisions (clouds, N).
-        targets: the truth, (clouds,) or (clouds, N).
+        outcomes: logits (clouds, classes); or, for a label a point, the decisions (clouds, N), of scenes (all points,).
+        targets: the truth, (clouds,), (clouds, N) or (all points,).
         metrics: of the task, in percent.
+        sizes: of scenes, how many points each has.
     """
 
     outcomes: Tensor
     targets: Tensor
     metrics: dict[str, float]
+    sizes: tuple[int, ...] = ()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The data section of a recipe: one class a format. Imports no torch."""
+"""The data section of a recipe of objects: one class a format. Imports no torch."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class S3DISBlocksData(DataSettings):
         return self
 
 
-DataSection = Annotated[
+AnyObjectData = (
     ShapesData
     | FolderData
     | PackedData
@@ -202,6 +202,5 @@ DataSection = Annotated[
     | ModelNet10Data
     | ModelNetFewshotData
     | ShapeNetPartData
-    | S3DISBlocksData,
-    Field(discriminator="format"),
-]
+    | S3DISBlocksData
+)

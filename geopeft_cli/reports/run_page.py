@@ -20,6 +20,7 @@ from geopeft_cli.reports.markup import Cell, facts, paragraph, section, table
 from geopeft_cli.reports.mistakes import Mistake, card
 from geopeft_cli.reports.overlaps import CategoryScore
 from geopeft_cli.reports.parameters import ParameterTable
+from geopeft_cli.reports.protocol import augmented_in_words, prepared_in_words
 from geopeft_cli.reports.svg import line_chart
 
 LARGEST_MATRIX = 60
@@ -212,8 +213,8 @@ def _protocol(run: RunFacts) -> str:
     rows = facts(
         {
             "data": ", ".join(str(data[key]) for key in ("format", "root", "path") if data.get(key)),
-            "input": f"{data['points']} points, normalize {data['normalize']}, sampling {data['sampling']}",
-            "augmentation in training": ", ".join(data["augment"]) or "none",
+            "input": prepared_in_words(data),
+            "augmentation in training": augmented_in_words(data),
             "training": f"{training['epochs']} epochs, batch {training['batch_size']}, lr {training['lr']:g}, "
             f"{training['schedule']}, weight decay {training['weight_decay']:g}, {training['precision']}",
             "seed": run.recipe["seed"],
