@@ -37,8 +37,8 @@ class CausalAttention(SelfAttention):
         q, k, v = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None
         if prefix is not None:
-            (k, v), earlier = prefix.before(k, v), x.new_ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
-            mask = prefix.shown(earlier)
+            k, v = prefix.before(k, v)
+            mask = prefix.shown(x.new_ones(x.shape[1], x.shape[1], dtype=torch.bool).tril())
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=prefix is None)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 

@@ -29,7 +29,7 @@ class Site:
         name: the official module path, for example ``blocks.blocks.0.attn.qkv``.
         role: what the module does, the same word on every backbone; all but ``WHOLE_ROLES`` are dense layers,
             ``transition`` one between two stages. Where blocks are sites, they take :class:`Branches`; a
-        :class:`SelfAttention` takes a :class:`Prefix`.
+            :class:`SelfAttention` takes a :class:`Prefix`.
         block: index of the transformer block that holds it, -1 outside the blocks.
         level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
             sequence of tokens (patch encoder, position encoding, pooling over neighbors) or tokens without centers

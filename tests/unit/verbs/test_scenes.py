@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
 from geopeft_cli.adapters.directory import read_adapter
 from geopeft_cli.adapters.tensors import write_tensors
@@ -49,8 +48,15 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = {
         "name": "tiny",
         "data": {
-            **{"format": "rooms", "train": 3, "validation": 1, "test": 2, "points": 500, "grid": 0.4},
-            **{"elastic": False, "crop": {"voxels": 200}, "mix3d": {"probability": 0.5}},
+            "format": "rooms",
+            "train": 3,
+            "validation": 1,
+            "test": 2,
+            "points": 500,
+            "grid": 0.4,
+            "elastic": False,
+            "crop": {"voxels": 200},
+            "mix3d": {"probability": 0.5},
         },
         "backbone": {"name": "sonata", "checkpoint": str(checkpoint(folder / "sonata.safetensors", "sonata", 9))},
         "method": {"name": "lora", "rank": 2},
