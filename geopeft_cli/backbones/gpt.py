@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geopeft_cli.backbones.transformer import DropPath, Places
-from geopeft_cli.contracts import Geometry, Level, Site, TransformerBlock, published
+from geopeft_cli.contracts import Geometry, Level, Prefix, SelfAttention, Site, TransformerBlock, published
 
 GPT_PLACES: Places = (
     ("attn", "attention", True),
@@ -20,7 +20,7 @@ GPT_PLACES: Places = (
 )
 
 
-class CausalAttention(nn.Module):
+class CausalAttention(SelfAttention):
     """Masked multi-head self-attention, (B, T, C) -> (B, T, C): every token sees itself and those before it.
 
     Equal to the official ``nn.MultiheadAttention``, which reads its weights directly and so ignores any module
@@ -29,13 +29,17 @@ class CausalAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.width, self.heads = width, heads
         self.in_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, prefix: Prefix | None = None) -> Tensor:
         q, k, v = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mask = None
+        if prefix is not None:
+            k, v = prefix.before(k, v)
+            mask = prefix.shown(x.new_ones(x.shape[1], x.shape[1], dtype=torch.bool).tril())
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=prefix is None)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from geopeft_cli.backbones.flash_attention import flash_attention
 from geopeft_cli.backbones.scene_level import SceneLevel
 from geopeft_cli.backbones.transformer import DropPath, FeedForward
-from geopeft_cli.contracts import Branches, Role, Site, Wrapper, current_level
+from geopeft_cli.contracts import Branches, Prefix, Role, SelfAttention, Site, current_level, unwrapped
 from geopeft_cli.errors import GeometryError
 from geopeft_cli.geometry.clusters import Clusters
 from geopeft_cli.geometry.sparse_convolution import SubmanifoldConvolution
@@ -22,7 +22,7 @@ from geopeft_cli.geometry.sparse_convolution import SubmanifoldConvolution
 Norm = Callable[[int], nn.Module]
 
 
-class PatchAttention(nn.Module):
+class PatchAttention(SelfAttention):
     """Attention among the voxels of a patch: (N, C) -> (N, C).
 
     Args:
@@ -35,25 +35,29 @@ class PatchAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, level: int, turn: int, length: int) -> None:
         super().__init__()
-        self.heads, self.level, self.turn, self.length = heads, level, turn, length
+        self.width, self.heads, self.level, self.turn, self.length = width, heads, level, turn, length
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, prefix: Prefix | None = None) -> Tensor:
+        """As above; every patch of every scene attends to the whole of ``prefix``."""
         level = current_level(self.level, "a patch attention")
         if not isinstance(level, SceneLevel) or not level.describes(x):
             raise GeometryError(f"a patch attention got {tuple(x.shape)}, the geometry describes {level.described}")
         cut = level.patches(self.turn, self.length)
         fused: Tensor = self.qkv(x)
-        if level.attention == "flash":
+        if level.attention == "flash" and prefix is None:
             mixed = flash_attention(fused, cut, self.heads).to(x.dtype)
         else:
-            mixed = torch.cat([self._mixed(fused.index_select(0, rows.flatten()), rows.shape[1]) for rows in cut.rows])
+            parts = (self._mixed(fused.index_select(0, rows.flatten()), len(rows), prefix) for rows in cut.rows)
+            mixed = torch.cat(list(parts))
         return self.proj(mixed.index_select(0, cut.back))  # type: ignore[no-any-return]
 
-    def _mixed(self, fused: Tensor, length: int) -> Tensor:
-        """Rows (P * length, 3 C) of patches of one length, one after the other -> (P * length, C)."""
-        q, k, v = fused.view(-1, length, 3, self.heads, fused.shape[1] // (3 * self.heads)).permute(2, 0, 3, 1, 4)
+    def _mixed(self, fused: Tensor, patches: int, prefix: Prefix | None) -> Tensor:
+        """Rows (patches * length, 3 C) of patches of one length, one after the other -> (patches * length, C)."""
+        q, k, v = fused.view(patches, -1, 3, self.heads, self.width // self.heads).permute(2, 0, 3, 1, 4)
+        if prefix is not None:
+            k, v = prefix.before(k, v)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).flatten(0, 1)
 
 
@@ -161,16 +165,9 @@ def stage_sites(stage: Stage, prefix: str, level: int, first: int) -> list[Site]
     for index in range(stage.depth):
         name = f"block{index}"
         sites.append(Site(f"{prefix}.{name}", "block", first + index, level, stage, name))
-        block = _inner(stage.get_submodule(name))
+        block = unwrapped(stage.get_submodule(name))
         for path, role in _PLACES:
             owner, _, attribute = path.rpartition(".")
-            part = _inner(block.get_submodule(owner))
+            part = unwrapped(block.get_submodule(owner))
             sites.append(Site(f"{prefix}.{name}.{path}", role, first + index, level, part, attribute))
     return sites
-
-
-def _inner(module: nn.Module) -> nn.Module:
-    """What a method found at a site, whatever it wrapped around it."""
-    while isinstance(module, Wrapper):
-        module = module.base
-    return module

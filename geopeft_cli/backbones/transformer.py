@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geopeft_cli.contracts import Role, Site, TransformerBlock, unwrapped
+from geopeft_cli.contracts import Prefix, Role, SelfAttention, Site, TransformerBlock, unwrapped
 
 
 class DropPath(nn.Module):
@@ -30,18 +30,21 @@ class DropPath(nn.Module):
         return x * mask.div_(keep)
 
 
-class Attention(nn.Module):
+class Attention(SelfAttention):
     """Multi-head self-attention with a fused projection without bias: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.width, self.heads = width, heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, prefix: Prefix | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask())
+        mask = self.mask()
+        if prefix is not None:
+            (k, v), mask = prefix.before(k, v), prefix.shown(mask)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def mask(self) -> Tensor | None:
@@ -139,7 +142,7 @@ def block_sites(blocks: nn.ModuleList, prefix: str, level: int = 0, places: Plac
     for index, block in enumerate(blocks):
         for path, role, has_centers in places:
             owner, _, attribute = path.rpartition(".")
-            part = unwrapped(block).get_submodule(owner)
+            part = unwrapped(unwrapped(block).get_submodule(owner))
             sites.append(Site(f"{prefix}.{index}.{path}", role, index, level if has_centers else None, part, attribute))
     return sites
 

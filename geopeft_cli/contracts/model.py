@@ -56,6 +56,11 @@ class Backbone(nn.Module, ABC):
         return range(self.depth)
 
     @property
+    def encoder_blocks(self) -> range:
+        """The blocks of the pre-trained encoder, by the indices of their sites."""
+        return range(self.depth)
+
+    @property
     def head_norms(self) -> tuple[str, ...]:
         """The norms behind the blocks, through which the head reads them."""
         return ("norm",)

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 BlockRole = Literal["attention_in", "attention_out", "mlp_in", "mlp_out"]
 # In a second stream of tokens, which have no centers and read those that do.
@@ -26,7 +28,8 @@ class Site:
     Attributes:
         name: the official module path, for example ``blocks.blocks.0.attn.qkv``.
         role: what the module does, the same word on every backbone; all but ``WHOLE_ROLES`` are dense layers,
-            ``transition`` one between two stages. Where blocks are sites, they take :class:`Branches`.
+            ``transition`` one between two stages. Where blocks are sites, they take :class:`Branches`; a
+            :class:`SelfAttention` takes a :class:`Prefix`.
         block: index of the transformer block that holds it, -1 outside the blocks.
         level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
             sequence of tokens (patch encoder, position encoding, pooling over neighbors) or tokens without centers
@@ -86,6 +89,44 @@ class TransformerBlock(nn.Module, ABC):
             stream, branch = half(x)
             x = stream + self.dropped(branch)
         return x
+
+
+class Prefix(NamedTuple):
+    """Keys and values that stand before those of an attention, and that all tokens attend to beside each other.
+
+    Attributes:
+        keys: (m, C), the channels of the first head first.
+        values: (m, C).
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def before(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of tokens, (B, heads, T, d) with heads d = C, with the prefix: (B, heads, m + T, d)."""
+        return self._joined(self.keys, keys), self._joined(self.values, values)
+
+    def shown(self, mask: Tensor | None) -> Tensor | None:
+        """Which of both a token attends to, bool (..., T, m + T), by which tokens (..., T, T); ``None``: all."""
+        return None if mask is None else F.pad(mask, (len(self.keys), 0), value=True)
+
+    @staticmethod
+    def _joined(own: Tensor, others: Tensor) -> Tensor:
+        by_head = own.to(others.dtype).unflatten(1, (others.shape[1], -1)).transpose(0, 1)
+        return torch.cat([by_head.expand(others.shape[0], -1, -1, -1), others], dim=2)
+
+
+class SelfAttention(nn.Module, ABC):
+    """An attention among tokens (B, T, C), or packed (N, C), which may attend to a prefix as well.
+
+    Attributes:
+        width: C.
+    """
+
+    width: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, prefix: Prefix | None = None) -> Tensor: ...
 
 
 class Wrapper(nn.Module):

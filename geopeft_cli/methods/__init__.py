@@ -9,6 +9,8 @@ METHODS = {
     "linear_probe": "geopeft_cli.methods.linear_probe:LinearProbe",
     "bitfit": "geopeft_cli.methods.bitfit:BitFit",
     "lora": "geopeft_cli.methods.lora:LoRA",
+    "adapter": "geopeft_cli.methods.adapter:Adapter",
+    "prompt": "geopeft_cli.methods.prompt:Prompt",
     "monarch": "geopeft_cli.methods.most:Monarch",
     "most": "geopeft_cli.methods.most:MoST",
     "point_peft": "geopeft_cli.methods.point_peft:PointPEFT",

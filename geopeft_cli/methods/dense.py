@@ -32,6 +32,13 @@ def sizes(layer: Dense) -> tuple[int, int]:
     return layer.in_channels, layer.out_channels
 
 
+def like(layer: Dense, inputs: int, outputs: int, bias: bool) -> Dense:
+    """A new layer that reads tensors laid out as those of ``layer``."""
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(inputs, outputs, bias=bias)
+    return nn.Conv1d(inputs, outputs, 1, bias=bias)
+
+
 def with_update(layer: Dense, update: DenseUpdate) -> Dense:
     """A copy of a layer whose weight is W + update, formed in float64 and cast back.
 

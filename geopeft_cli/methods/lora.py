@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geopeft_cli.contracts import BLOCK_ROLES, Backbone, Calibration, DenseUpdate, Foldable, Method, select_sites
-from geopeft_cli.methods.dense import Dense, dense_layer, sizes, with_update
+from geopeft_cli.methods.dense import Dense, dense_layer, like, sizes, with_update
 
 
 class LoRA(Method):
@@ -65,14 +65,8 @@ class LowRankUpdate(Foldable):
         inputs, outputs = sizes(base)
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
-        self.lora_A: Dense
-        self.lora_B: Dense
-        if isinstance(base, nn.Linear):
-            self.lora_A = nn.Linear(inputs, rank, bias=False)
-            self.lora_B = nn.Linear(rank, outputs, bias=False)
-        else:
-            self.lora_A = nn.Conv1d(inputs, rank, 1, bias=False)
-            self.lora_B = nn.Conv1d(rank, outputs, 1, bias=False)
+        self.lora_A = like(base, inputs, rank, bias=False)
+        self.lora_B = like(base, rank, outputs, bias=False)
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
 

@@ -66,6 +66,24 @@ class LoRASettings(MethodSettings):
     targets: Targets = ALL_BLOCK_LAYERS
 
 
+class AdapterSettings(MethodSettings):
+    """Bottlenecks behind the attention and the feed-forward layers of every block (Houlsby et al., 2019).
+
+    ``places: mlp`` leaves out those behind the attention.
+    """
+
+    name: Literal["adapter"]
+    rank: PositiveCount = 96
+    places: Literal["both", "mlp"] = "both"
+
+
+class PromptSettings(MethodSettings):
+    """Prefix tuning: ``length`` trained keys and values in every attention (Li and Liang, 2021)."""
+
+    name: Literal["prompt"]
+    length: PositiveCount = 384
+
+
 class DenseFactor(Section):
     """Blocks with a parameter for every entry."""
 
@@ -240,6 +258,8 @@ MethodSection = Annotated[
     | LinearProbeSettings
     | BitFitSettings
     | LoRASettings
+    | AdapterSettings
+    | PromptSettings
     | MonarchSettings
     | MoSTSettings
     | PointPEFTSettings

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from geopeft_cli.recipe.schema import Published, Recipe
+from geopeft_cli.reports.protocol import augmented_in_words, measured_in_words, prepared_in_words
 
 SELECTIONS = {
     "last": "weights of the last epoch",
@@ -110,13 +111,19 @@ class Comparison(NamedTuple):
 
 def protocol(recipe: Recipe) -> str:
     """How a recipe trains, prepares its clouds and selects, in a line."""
-    data, training = recipe.data, recipe.training
+    data, training = recipe.data.model_dump(), recipe.training
     return (
-        f"{data.format}, {data.points} points, sampling {data.sampling}, normalize {data.normalize}, "
-        f"augmentation {' + '.join(data.augment) or 'none'}; {training.epochs} epochs, {training.schedule}, "
+        f"{data['format']}, {prepared_in_words(data)}, "
+        f"augmentation {augmented_in_words(data)}; {training.epochs} epochs, {training.schedule}, "
         f"batch {training.batch_size * training.accumulation}, lr {training.lr:g}, "
-        f"weight decay {training.weight_decay:g}; {SELECTIONS[training.select]}; one view, no voting"
+        f"weight decay {training.weight_decay:g}; {SELECTIONS[training.select]}; "
+        f"{measured_in_words(data, recipe.evaluation.model_dump())}"
     )
+
+
+def published_in_words(entry: Published) -> str:
+    """A number of the literature with its metric, its source and its own protocol, in a line."""
+    return f"published: {entry.value:g}, {entry.metric}; {entry.source}; {entry.protocol}"
 
 
 def compare(rows: Sequence[Row]) -> Comparison:
@@ -150,10 +157,7 @@ def compare(rows: Sequence[Row]) -> Comparison:
         for row in rows
     ]
     notes = [f"protocol {_letter(index)}: {text}" for index, text in enumerate(protocols)]
-    notes += [
-        f"[{index}] published: {entry.value:g}, {entry.metric}; {entry.source}; {entry.protocol}"
-        for index, entry in enumerate(quotations, start=1)
-    ]
+    notes += [f"[{index}] {published_in_words(entry)}" for index, entry in enumerate(quotations, start=1)]
     notes += [f"failed: {row.name}, {member.title}: {member.failure}" for row in rows for member in row.failed]
     return Comparison(headings, lines, notes)
 

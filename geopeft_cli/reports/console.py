@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from geopeft_cli.reports.parameters import ParameterTable, Row
+from geopeft_cli.reports.protocol import votes_in_words
 
 
 def console(stderr: bool = False) -> Console:
@@ -85,27 +86,23 @@ class VoteFigures(Protocol):
 
 def print_votes(votes: VoteFigures, split: str, out: Console) -> None:
     """The figures of a vote, each under its own name, the maximum with a warning."""
-    how = f"{votes.views} views with {', '.join(votes.augment) or 'no augmentation'}, mean of the logits"
-    often = f", {votes.rounds} rounds" if votes.voting == "published" else ""
-    out.print(f"voting: {votes.voting}, {how}{often}")
+    out.print(f"voting: {votes_in_words(votes.voting, votes.augment, votes.views, votes.rounds)}")
     for name, metrics in votes.figures.items():
         warning = f" (the best round on the {split} split: not an unbiased figure)" if "maximum" in name else ""
         print_metrics(metrics, f"  {name.replace('_', ' ')}{warning}", out)
 
 
-def print_confusions(
-    classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console, counted: str = "clouds"
-) -> None:
+def print_confusions(classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console) -> None:
     """Recall by class, and what each class is taken for most often.
 
     Args:
         classes: names.
-        counts: confusion matrix, rows are true classes.
-        counted: what it counts.
+        counts: confusion matrix of clouds, rows are true classes.
+        out: where to.
     """
     view = Table(box=None, pad_edge=False)
     view.add_column("class")
-    view.add_column(counted, justify="right")
+    view.add_column("clouds", justify="right")
     view.add_column("recall", justify="right")
     view.add_column("taken for")
     for index, (name, row) in enumerate(zip(classes, counts, strict=True)):

@@ -10,7 +10,12 @@ from typing import Any
 from geopeft_cli.checkpoint_layout import POINT_HEAD
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "columns")
-_OF_METHODS = (".lora_A.", ".lora_B.", ".most.", ".point_monarch.")
+_OF_METHODS = (".lora_A.", ".lora_B.", ".bottleneck.", ".most.", ".point_monarch.")
+_NEVER_MERGED = {
+    "adapter": "there is a GELU in every bottleneck: none can be merged into the weights",
+    "prompt": "the keys of a prefix take part in the softmax: it cannot be merged into the weights",
+    "point_peft": "nothing of Point-PEFT is linear in the weights: it cannot be merged into them",
+}
 _FIRST_FACTORS = (".most.blkdiag1", ".monarch_linear.blkdiag1")
 
 
@@ -115,8 +120,8 @@ def structure_warnings(shapes: Mapping[str, tuple[int, ...]], method: Mapping[st
             f"{blocks} Monarch blocks of inner width {inner} leave {100 * (1 - fraction):.0f} % of the update at zero "
             "by structure"
         )
-    if method.get("name") == "point_peft":
-        found.append("nothing of Point-PEFT is linear in the weights: it cannot be merged into them")
+    if method.get("name") in _NEVER_MERGED:
+        found.append(_NEVER_MERGED[method["name"]])
     elif method.get("variant") == "released":
         found.append("the released form of MoST is not linear: it cannot be merged into the weights")
     elif any(".most." in name for name in shapes) and _final_lam(method) and method.get("sides", 0):

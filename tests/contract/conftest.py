@@ -31,6 +31,8 @@ FORMS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "point_peft_identity": ("point_peft", {"prompt": False, "init": "identity"}, {}),
 }
 ONLY = {
+    "adapter": ("mamba3d", "point_gpt"),
+    "prompt": ("point_gpt", "point_m2ae"),
     "gem": ("point_gpt", "point_m2ae", "point_mae", "recon"),
     "point_peft_aligned": ("point_m2ae", "point_mae"),
     "point_peft_identity": ("point_m2ae", "recon"),
@@ -40,7 +42,7 @@ ONLY = {
 @pytest.fixture(params=sorted(FORMS))
 def subject(request: pytest.FixtureRequest, checkpoint: tuple[str, Path]) -> Subject:
     method, settings, task = FORMS[request.param]
-    if method in ("point_peft", "gem") and checkpoint[0] in WITHOUT_ATTENTION:
+    if method in ("point_peft", "prompt", "gem") and checkpoint[0] in WITHOUT_ATTENTION:
         pytest.skip(f"{checkpoint[0]} has no transformer blocks")
     if checkpoint[0] not in ONLY.get(request.param, BACKBONES):
         pytest.skip("takes time, and others do the same")

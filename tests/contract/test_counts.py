@@ -12,6 +12,7 @@ import pytest
 from contract.subject import Subject, tiny_backbone, trainable
 from geopeft_cli.contracts import Backbone, select_sites
 from geopeft_cli.methods.dense import dense_layer, sizes
+from geopeft_cli.recipe.schema import WITHOUT_ATTENTION
 
 Settings = dict[str, Any]
 
@@ -39,6 +40,17 @@ def of_blocks(backbone: Backbone, settings: Settings) -> int:
     return sum(blocks * min(p, s) * (p + s) for p, s in per_block)
 
 
+def of_bottlenecks(backbone: Backbone, settings: Settings) -> int:
+    """r C and r, then C r and C, behind every attention and every feed-forward layer."""
+    rank, roles = settings["rank"], {"targets": ("attention_out", "mlp_out")}
+    return sum(2 * rank * width + rank + width for _, width in targeted(backbone, roles))
+
+
+def of_prefixes(backbone: Backbone, settings: Settings) -> int:
+    """As many keys as values in every attention, as wide as what leaves it."""
+    return sum(2 * settings["length"] * width for _, width in targeted(backbone, {"targets": ("attention_out",)}))
+
+
 def targeted(backbone: Backbone, settings: Settings) -> list[tuple[int, int]]:
     """Inputs and outputs of the layers that the targets name."""
     return [sizes(dense_layer(site)) for site in select_sites(backbone, settings["targets"])]
@@ -49,6 +61,8 @@ FORMULAS: dict[str, Callable[[Backbone, Settings], int]] = {
     "linear_probe": of_none,
     "bitfit": of_biases,
     "lora": of_low_rank,
+    "adapter": of_bottlenecks,
+    "prompt": of_prefixes,
     "monarch": of_blocks,
     "most": of_blocks,
 }
@@ -57,6 +71,8 @@ FORMULAS: dict[str, Callable[[Backbone, Settings], int]] = {
 @pytest.mark.parametrize("method", FORMULAS)
 def test_count_is_that_of_the_formula(checkpoint: tuple[str, Path], method: str) -> None:
     name, file = checkpoint
+    if method == "prompt" and name in WITHOUT_ATTENTION:
+        pytest.skip(f"{name} has no attention")
     experiment = Subject(name, method, file, {}).moved()
     model, formula = experiment.model, FORMULAS[method]
     found = 0

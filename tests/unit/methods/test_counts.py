@@ -6,11 +6,13 @@ import pytest
 
 from geopeft_cli.backbones.point_mae import PointMAE
 from geopeft_cli.contracts import BLOCK_ROLES, Method, official_parameters
+from geopeft_cli.methods.adapter import Adapter
 from geopeft_cli.methods.bitfit import BitFit
 from geopeft_cli.methods.full import FullFineTuning
 from geopeft_cli.methods.linear_probe import LinearProbe
 from geopeft_cli.methods.lora import LoRA
 from geopeft_cli.methods.most import Monarch, MoST
+from geopeft_cli.methods.prompt import Prompt
 from geopeft_cli.tasks.classification import Classification
 
 HEAD, TOKENS = 267_535, 768
@@ -37,6 +39,10 @@ def count(backbone: PointMAE) -> int:
         (LoRA(), 589_824),
         (LoRA(targets=("qkv",)), 147_456),
         (LoRA(rank=4, targets=("attn.qkv", "attn.proj")), 4 * 12 * (4 * 384 + 2 * 384)),
+        (Adapter(), 12 * 2 * (2 * 384 * 96 + 96 + 384)),
+        (Adapter(rank=64, places="mlp"), 863_503 - HEAD - TOKENS),
+        (Prompt(), 12 * 2 * 384 * 384),
+        (Prompt(length=10), 92_160),
         (MoST(), 1_990_656),
         (MoST(blocks=16), 995_328),
         (MoST(blocks=32), 497_664),
@@ -92,7 +98,7 @@ def test_bitfit_trains_the_biases_that_exist_and_nothing_else() -> None:
     assert blocks == {name for name in everything if name.startswith("blocks.")}
 
 
-@pytest.mark.parametrize("name", ["full", "bitfit", "lora", "monarch", "most"])
+@pytest.mark.parametrize("name", ["full", "bitfit", "lora", "adapter", "prompt", "monarch", "most"])
 def test_tokens_train_by_default(name: str) -> None:
     from geopeft_cli.methods import method_class
 

@@ -36,6 +36,7 @@ OTHERS: dict[str, Any] = {
     "stages": [0],
     "voxel": 0.3,
     "kernel": 5,
+    "places": "mlp",
 }
 
 
