@@ -7,23 +7,23 @@ from contextvars import ContextVar
 
 from torch import Tensor
 
-from geopeft_cli.contracts import Backbone, Task
+from geopeft_cli.contracts import Backbone, Scenes, Task
 
 _collected: ContextVar[list[Tensor] | None] = ContextVar("collected", default=None)
 
 
 def training_loss(
-    model: Backbone, task: Task, points: Tensor, targets: Tensor, *conditions: Tensor
+    model: Backbone, task: Task, points: Tensor | Scenes, targets: Tensor, *conditions: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The loss of a batch with everything that the backbone adds to it, and the logits.
 
     Args:
-        points: clouds (B, N, 3).
-        targets: int64 (B,), or (B, N) for a label a point.
+        points: clouds (B, N, 3), or packed scenes.
+        targets: int64 (B,), or (B, N) for a label a point; (N,) for the voxels of scenes.
         conditions: what the model is told beside the points, see ``Task.conditions``.
 
     Returns:
-        A scalar, and (B, classes) or (B, N, classes).
+        A scalar, and (B, classes), (B, N, classes) or (N, classes).
     """
     terms: list[Tensor] = []
     token = _collected.set(terms)

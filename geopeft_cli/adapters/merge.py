@@ -6,13 +6,15 @@ import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from geopeft_cli.contracts import Backbone, Calibration, Foldable, Wrapper, official_name
+from geopeft_cli.contracts import Backbone, Calibration, Foldable, Scenes, Wrapper, official_name
 from geopeft_cli.errors import MergeError, MergeModeError
+
+Batches: TypeAlias = Sequence[Tensor] | Sequence[Scenes]
 
 EXACT_TOLERANCE = 1e-4  # of the root mean square of the logits, at least of 1
 
@@ -71,14 +73,14 @@ def foldable_layers(model: nn.Module) -> dict[str, Foldable]:
     return layers
 
 
-def merge(model: Backbone, mode: str, clouds: Sequence[Tensor]) -> Merged:
+def merge(model: Backbone, mode: str, clouds: Batches) -> Merged:
     """Fold every update of a model into its base weights.
 
     Args:
         model: in eval mode, unchanged by the call.
         mode: ``auto`` (the first exact mode of each layer), or a mode by name.
-        clouds: batches (B, N, 3) of real clouds. The result is compared on all of them; approximate modes are
-            fitted on four of every five of them and their errors are measured on the fifth.
+        clouds: batches of real clouds (B, N, 3), or of scenes. The result is compared on all of them; approximate
+            modes are fitted on four of every five of them and their errors are measured on the fifth.
 
     Raises:
         MergeModeError: the mode is not exact or not defined here.
@@ -130,28 +132,25 @@ def put_layer(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(owner), attribute, module)
 
 
-def compare(model: Backbone, other: Backbone, clouds: Sequence[Tensor]) -> tuple[float, float]:
+def compare(model: Backbone, other: Backbone, clouds: Batches) -> tuple[float, float]:
     """The largest absolute difference of two models' logits, and the root mean square of the first one's."""
     reference, result = _logits(model, clouds), _logits(other, clouds)
     return float((reference - result).abs().max()), float(reference.square().mean().sqrt())
 
 
 @torch.no_grad()
-def _logits(model: Backbone, clouds: Sequence[Tensor]) -> Tensor:
+def _logits(model: Backbone, clouds: Batches) -> Tensor:
     return torch.cat([model(batch).float().cpu() for batch in clouds])
 
 
 @torch.no_grad()
 def calibrate(
-    model: Backbone, layers: Mapping[str, Foldable], mode: str, clouds: Sequence[Tensor]
+    model: Backbone, layers: Mapping[str, Foldable], mode: str, clouds: Batches
 ) -> tuple[dict[str, Calibration], dict[str, Calibration]]:
     """Records of the inputs of every layer that has an approximate mode, on four fifths of the clouds and the rest."""
     layers = {name: layer for name, layer in layers.items() if mode in layer.approximate_modes}
-    every = torch.cat(list(clouds))
-    held_back = torch.arange(len(every)) % 5 == 4
-    parts = (every[~held_back].split(16), (every[held_back] if held_back.any() else every).split(16))
     records: list[dict[str, Calibration]] = []
-    for part in parts:
+    for part in _divided(clouds):
         record = {name: layer.calibration(mode) for name, layer in layers.items()}
         hooks = [
             layer.register_forward_pre_hook(lambda _, inputs, target=record[name]: target.add(inputs[0]))
@@ -165,3 +164,15 @@ def calibrate(
                 hook.remove()
         records.append(record)
     return records[0], records[1]
+
+
+def _divided(clouds: Batches) -> tuple[Batches, Batches]:
+    """Four fifths and the rest; of fewer than five, all twice."""
+    every: Any = (
+        clouds if isinstance(clouds[0], Scenes) else torch.cat([each for each in clouds if isinstance(each, Tensor)])
+    )
+    fitted, held_back = ([at for at in range(len(every)) if (at % 5 == 4) is late] for late in (False, True))
+    chosen = fitted, held_back or fitted
+    if isinstance(every, Tensor):
+        return every[chosen[0]].split(16), every[chosen[1]].split(16)
+    return [every[at] for at in chosen[0]], [every[at] for at in chosen[1]]

@@ -16,7 +16,7 @@ BACKBONES = {
     "recon": "geopeft_cli.backbones.recon:ReCon",
 }
 
-# Networks that read packed scenes. No recipe names them: there is no data of scenes to train them on yet.
+# Networks that read packed scenes.
 SCENE_BACKBONES = {
     "ptv3": "geopeft_cli.backbones.ptv3:PTv3",
     "sonata": "geopeft_cli.backbones.sonata:Sonata",
@@ -25,7 +25,7 @@ SCENE_BACKBONES = {
 
 def backbone_class(name: str) -> type[Backbone]:
     """The class behind a recipe name, imported now."""
-    found: type[Backbone] = registered(BACKBONES[name])
+    found: type[Backbone] = registered({**BACKBONES, **SCENE_BACKBONES}[name])
     return found
 
 

@@ -53,6 +53,7 @@ class PTv3(SceneTransformer):
     name: ClassVar[str] = "ptv3"
     layout: ClassVar[CheckpointLayout] = PTV3
     norm: ClassVar[Norm] = partial(nn.BatchNorm1d, eps=1e-3, momentum=0.01)
+    stem: ClassVar[str] = "embedding.stem.conv."
     stale_skip: ClassVar[bool] = True
 
     def __init__(self, in_channels: int = 6, **settings: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from geopeft_cli.backbones.checkpoint import Checkpoint, infer_sizes
 from geopeft_cli.backbones.files import locate, read_config, read_tensors
 from geopeft_cli.backbones.layouts import of_branch, strip_wrappers
 from geopeft_cli.contracts import SceneBackbone, load_official_state, official_state
-from geopeft_cli.errors import CheckpointError
+from geopeft_cli.errors import CheckpointError, UsageError
 
 # Arguments of the constructors, and the official words for them.
 _ENCODER = {
@@ -66,6 +67,47 @@ def scene_settings(checkpoint: Checkpoint) -> dict[str, Any]:
             )
     words = _ENCODER | (_DECODER if "decoder_widths" in settings else {})
     return settings | {name: config[word] for name, word in words.items() if word in config}
+
+
+def restarted(checkpoint: Checkpoint, parts: Sequence[str]) -> Checkpoint:
+    """The checkpoint without the tensors whose names begin so, which a network then starts anew."""
+    kept = {name: tensor for name, tensor in checkpoint.backbone.items() if not name.startswith(tuple(parts))}
+    layout = replace(checkpoint.layout, fresh=(*checkpoint.layout.fresh, *parts))
+    return replace(checkpoint, backbone=kept, layout=layout)
+
+
+def scene_arguments(
+    checkpoint: Checkpoint, in_channels: int, *, new_decoder: bool = False, new_stem: bool = False, **options: Any
+) -> dict[str, Any]:
+    """The arguments that build the network of a checkpoint as a recipe wants it.
+
+    Args:
+        checkpoint: as read; see :func:`restarted` for parts that start anew.
+        in_channels: input features of a voxel.
+        new_decoder: whether there is a decoder that is no part of the pre-training: of 64 channels at the finest stage
+            and those of the encoder at the others, with two blocks each, as in the released recipes.
+        new_stem: whether the first layer may have other inputs than in the pre-training.
+        options: further arguments; ``None`` for the file's or the network's own.
+
+    Raises:
+        UsageError: the pre-trained first layer reads another number of features.
+        CheckpointError: see :func:`scene_settings`.
+    """
+    settings = {"decoder_widths": (), "decoder_depths": (), **scene_settings(checkpoint)}
+    known = settings.get("in_channels", in_channels)
+    if known != in_channels and not new_stem:
+        raise UsageError(
+            f"data.features: {in_channels} channels, and {checkpoint.path} was trained on {known}",
+            "Use its features, or let the first layer start anew with backbone.stem=fresh.",
+        )
+    settings["in_channels"] = in_channels
+    if new_decoder:
+        widths = (64, *settings["widths"][1:-1])
+        settings |= {"decoder_widths": widths, "decoder_depths": (2,) * len(widths), "decoder_is_new": True}
+        settings |= {"decoder_heads": None, "decoder_patch_size": None}
+    if options.get("patch_size") is not None:
+        settings["decoder_patch_size"] = None
+    return settings | {name: value for name, value in options.items() if value is not None}
 
 
 def load_head_file(backbone: SceneBackbone, location: str, sha256: str | None = None) -> None:

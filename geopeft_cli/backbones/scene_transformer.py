@@ -37,6 +37,7 @@ class SceneTransformer(SceneBackbone):
         decoder_depths: its blocks.
         decoder_heads: its heads.
         decoder_patch_size: its patches; by default those of the encoder.
+        decoder_is_new: whether it is no part of the pre-trained network, and so has no layers for methods to adapt.
         stride: voxels along an axis that are joined, by transition.
         curves: which the blocks of a stage read in turn.
         drop_path: stochastic depth of the last block of the encoder and of the coarsest of the decoder.
@@ -67,6 +68,7 @@ class SceneTransformer(SceneBackbone):
         decoder_depths: Sequence[int] = (),
         decoder_heads: Sequence[int] | None = None,
         decoder_patch_size: int | Sequence[int] | None = None,
+        decoder_is_new: bool = False,
         stride: int | Sequence[int] = 2,
         curves: Sequence[str] = CURVES,
         drop_path: float = 0.3,
@@ -90,6 +92,7 @@ class SceneTransformer(SceneBackbone):
         self.decoder_heads = _heads_by_stage("decoder_heads", decoder_heads, self.decoder_widths)
         patches = self.patch_size[:up] if decoder_patch_size is None else decoder_patch_size
         self.decoder_patch_size = _by_stage("decoder_patch_size", patches, up)
+        self.decoder_is_new = decoder_is_new
         self.stride = _by_stage("stride", stride, stages - 1)
         self.curves = self._checked_curves(curves)
         self.upcast = stages - 1 if upcast is None else upcast
@@ -164,7 +167,10 @@ class SceneTransformer(SceneBackbone):
     def settings(self) -> dict[str, Any]:
         lists = ("widths", "depths", "heads", "patch_size", "stride", "curves")
         decoder = ("decoder_widths", "decoder_depths", "decoder_heads", "decoder_patch_size")
-        plain = ("in_channels", "drop_path", "shuffle_orders", "serialization_depth", "attention_patches", "upcast")
+        plain = (
+            *("in_channels", "drop_path", "shuffle_orders", "serialization_depth", "attention_patches", "upcast"),
+            "decoder_is_new",
+        )
         settings = {name: list(getattr(self, name)) for name in (*lists, *decoder)}
         return settings | {name: getattr(self, name) for name in plain}
 
@@ -190,7 +196,7 @@ class SceneTransformer(SceneBackbone):
                 )
             sites += stage_sites(stage, name, level, first)
             first += depth
-        for level in reversed(range(len(self.decoder_widths))):
+        for level in reversed(range(0 if self.decoder_is_new else len(self.decoder_widths))):
             stage, name = self._stage("dec", level), f"dec.dec{level}"
             for part, source in (("proj", level + 1), ("proj_skip", level)):
                 owner = stage.get_submodule(f"up.{part}")

@@ -53,6 +53,7 @@ class Sonata(SceneTransformer):
     name: ClassVar[str] = "sonata"
     layout: ClassVar[CheckpointLayout] = SONATA
     norm: ClassVar[Norm] = nn.LayerNorm
+    stem: ClassVar[str] = "embedding.stem.linear."
     stale_skip: ClassVar[bool] = False
 
     def __init__(self, in_channels: int = 9, mask_token: bool = True, **settings: Any) -> None:

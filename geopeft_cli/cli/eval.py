@@ -86,6 +86,7 @@ def evaluate(
 
 def _measure(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     from geopeft_cli.reports.console import console, print_confusions, print_metrics, print_votes, split_title
+    from geopeft_cli.reports.overlaps import print_categories, print_labels
     from geopeft_cli.verbs.evaluate import evaluate_trained
 
     result = evaluate_trained(path, overrides)
@@ -93,7 +94,12 @@ def _measure(path: Path, overrides: Sequence[str], as_json: bool) -> None:
         print(json.dumps(asdict(result), indent=2))
         return
     out = console()
-    print_confusions(result.classes, result.confusion, out, result.counted)
+    if result.labels:
+        print_labels(result.labels, result.confusion, out)
+    else:
+        print_confusions(result.classes, result.confusion, out)
+    if result.categories:
+        print_categories(result.categories, out)
     out.print(f"weights kept: {result.weights_kept}")
     print_metrics(result.metrics, f"{split_title(result.split, result.select)}, {result.clouds} clouds", out)
     if result.counted == "clouds":

@@ -7,7 +7,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from geopeft_cli.contracts.model import Backbone
@@ -30,6 +32,11 @@ class Scenes:
     voxels: Tensor
     features: Tensor
     offsets: Tensor
+
+    def to(self, device: torch.device) -> Scenes:
+        """The same on a device."""
+        parts = (self.coordinates, self.voxels, self.features, self.offsets)
+        return Scenes(*(part.to(device) for part in parts))
 
     def check(self, channels: int) -> None:
         """Stop scenes that a network of so many input channels cannot read.
@@ -65,7 +72,14 @@ class SceneBackbone(Backbone):
     """A network that reads packed scenes and gives a feature for every voxel.
 
     Its methods have the meaning of :class:`Backbone`'s, with :class:`Scenes` for clouds and (N, C) for (B, T, C).
+
+    Attributes:
+        in_channels: features of a voxel that it reads.
+        stem: how the names of the layer begin that reads the features of voxels.
     """
+
+    stem: ClassVar[str]
+    in_channels: int
 
     @property
     @abstractmethod

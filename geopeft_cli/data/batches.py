@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
@@ -110,7 +110,7 @@ class Batches:
         full, rest = divmod(len(self._clouds), self._batch_size)
         return full if self._training and full else full + (rest > 0)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int) -> Generator[Batch, None, None]:
         """One pass; ``epoch`` selects the draws in training and means nothing in testing."""
         order = np.arange(len(self._clouds))
         if self._training:

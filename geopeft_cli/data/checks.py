@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geopeft_cli.data.clouds import MemoryClouds
-from geopeft_cli.errors import DataError
+from geopeft_cli.errors import DataError, MissingDataError
 
 logger = logging.getLogger("geopeft")
 
@@ -81,6 +82,32 @@ def checked_point_labels(
             f"Labels of {owner} are {', '.join(map(str, allowed))}.",
         )
     return labels.astype(np.int64)
+
+
+def lines_of_list(path: Path, expected: str) -> tuple[str, ...]:
+    """The lines of a list of a published set, which are different from each other; blank ones are left out.
+
+    Args:
+        path: the list.
+        expected: the hint where it is missing: which files the set has, and where it is to be had.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it cannot be read, is empty, or has a line twice.
+    """
+    if not path.is_file():
+        missing = f"{path.parent}: has no {path.name}" if path.parent.is_dir() else f"{path.parent}: no such folder"
+        raise MissingDataError(missing, expected)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}", OBTAIN_AGAIN) from error
+    if not lines:
+        raise DataError(f"{path}: is empty", OBTAIN_AGAIN)
+    [(line, times)] = Counter(lines).most_common(1)
+    if times > 1:
+        raise DataError(f"{path}: {line!r} stands there {times} times", OBTAIN_AGAIN)
+    return tuple(lines)
 
 
 def stacked(path: Path, clouds: Sequence[Any], size: int) -> Float32:

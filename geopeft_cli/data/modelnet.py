@@ -1,17 +1,25 @@
-"""ModelNet40 and ModelNet10 (Wu et al., 2015) as ``modelnet40_normal_resampled``, in their published splits."""
+"""ModelNet40 and ModelNet10 (Wu et al., 2015) in their published splits, mostly as ``modelnet40_normal_resampled``."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from geopeft_cli.data.checks import OBTAIN_AGAIN, Float32, checked_clouds, stacked, tell_of_count, whole_number
+from geopeft_cli.data.checks import (
+    OBTAIN_AGAIN,
+    Float32,
+    checked_clouds,
+    lines_of_list,
+    stacked,
+    tell_of_count,
+    whole_number,
+)
 from geopeft_cli.data.clouds import Labels, MemoryClouds, Splits
 from geopeft_cli.data.formats.pickles import load_pickle
+from geopeft_cli.data.modelnet_hdf5 import FOLDER, is_hdf5_layout, modelnet_hdf5_splits
 from geopeft_cli.data.splitting import hold_out, require_trained
 from geopeft_cli.data.thinning import thinned
 from geopeft_cli.errors import DataError, MissingDataError
@@ -35,10 +43,11 @@ def modelnet_splits(root: str | Path, classes: Literal[40, 10], validation: floa
     """The published training and test split, 8192 points a cloud, coordinates as in the files.
 
     A part is read from the released cache ``modelnet40_train_8192pts_fps.dat`` where there is one, else from the text
-    files (see :func:`geopeft_cli.data.thinning.thinned`). The lists are read in both cases.
+    files (see :func:`geopeft_cli.data.thinning.thinned`). The lists are read in both cases. ModelNet40 may be in HDF5
+    files instead, with 2048 points a cloud (see :func:`geopeft_cli.data.modelnet_hdf5.modelnet_hdf5_splits`).
 
     Args:
-        root: the folder ``modelnet40_normal_resampled``.
+        root: the folder ``modelnet40_normal_resampled``, or ``modelnet40_ply_hdf5_2048``.
         classes: which of the two sets.
         validation: share of every class of the training split; 0 for none.
         seed: of the draw of the validation split.
@@ -48,6 +57,8 @@ def modelnet_splits(root: str | Path, classes: Literal[40, 10], validation: floa
         DataError: a file is damaged or does not agree with the lists.
     """
     root, stem = Path(root), f"modelnet{classes}"
+    if classes == 40 and is_hdf5_layout(root):
+        return modelnet_hdf5_splits(root, validation, seed)
     names = _class_names(root, stem, classes)
     _refuse_overlap(root, stem)
     train, test = (_part(root, stem, part, names, PUBLISHED[classes, part]) for part in ("train", "test"))
@@ -57,7 +68,7 @@ def modelnet_splits(root: str | Path, classes: Literal[40, 10], validation: floa
 
 def _class_names(root: Path, stem: str, count: int) -> tuple[str, ...]:
     path = root / f"{stem}_shape_names.txt"
-    names = _lines(path, stem)
+    names = lines_of_list(path, _expected(stem))
     if len(names) != count:
         raise DataError(f"{path}: {len(names)} classes, not {count}", OBTAIN_AGAIN)
     return names
@@ -65,7 +76,7 @@ def _class_names(root: Path, stem: str, count: int) -> tuple[str, ...]:
 
 def _part(root: Path, stem: str, part: Literal["train", "test"], names: Sequence[str], published: int) -> MemoryClouds:
     path = root / f"{stem}_{part}.txt"
-    ids = _lines(path, stem)
+    ids = lines_of_list(path, _expected(stem))
     labels = _labels(path, ids, names)
     tell_of_count(path, len(ids), published)
     cache = root / f"{stem}_{part}_{STORED_POINTS}pts_fps.dat"
@@ -80,27 +91,10 @@ def _part(root: Path, stem: str, part: Literal["train", "test"], names: Sequence
 
 def _refuse_overlap(root: Path, stem: str) -> None:
     lists = [root / f"{stem}_{part}.txt" for part in ("train", "test")]
-    train, test = (_lines(path, stem) for path in lists)
+    train, test = (lines_of_list(path, _expected(stem)) for path in lists)
     both = set(train) & set(test)
     if both:
         raise DataError(f"{root}: {min(both)} is in {lists[0].name} and in {lists[1].name}", OBTAIN_AGAIN)
-
-
-def _lines(path: Path, stem: str) -> tuple[str, ...]:
-    """The lines of a list, which are different from each other; blank ones are left out."""
-    if not path.is_file():
-        missing = f"{path.parent}: has no {path.name}" if path.parent.is_dir() else f"{path.parent}: no such folder"
-        raise MissingDataError(missing, _expected(stem))
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}", OBTAIN_AGAIN) from error
-    if not lines:
-        raise DataError(f"{path}: is empty", OBTAIN_AGAIN)
-    [(line, times)] = Counter(lines).most_common(1)
-    if times > 1:
-        raise DataError(f"{path}: {line!r} stands there {times} times", OBTAIN_AGAIN)
-    return tuple(lines)
 
 
 def _labels(path: Path, ids: Sequence[str], names: Sequence[str]) -> Labels:
@@ -136,5 +130,6 @@ def _expected(stem: str) -> str:
         f"Expected are {stem}_shape_names.txt, {stem}_train.txt, {stem}_test.txt and, for either list, "
         f"{stem}_*_{STORED_POINTS}pts_fps.dat or <class>/<name>.txt. Text files: "
         "https://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip; .dat: the data page of Point-BERT, "
-        "https://github.com/Julie-tang00/Point-BERT/blob/master/DATASET.md. Set data.root to their folder."
+        "https://github.com/Julie-tang00/Point-BERT/blob/master/DATASET.md. Set data.root to their folder"
+        + (f", or to {FOLDER} with its lists train_files.txt and test_files.txt." if stem == "modelnet40" else ".")
     )

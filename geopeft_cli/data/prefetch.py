@@ -14,7 +14,8 @@ def prefetched(tasks: Iterable[Callable[[], T]], ahead: int = 1) -> Generator[T,
     """The results of ``tasks`` in order, while up to ``ahead`` further ones are being worked on.
 
     An exception in a task is raised where its result is asked for. Closing the iterator, or an exception that passes
-    through it, ends the thread: waiting tasks are dropped, the one under way is finished.
+    through it, ends the thread: waiting tasks are dropped, the one under way is finished. At most ``ahead`` results are
+    held besides the one that was given out last.
     """
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="geopeft-prefetch")
     pending: deque[Future[T]] = deque()

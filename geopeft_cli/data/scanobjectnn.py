@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import h5py
-import numpy.typing as npt
-
-from geopeft_cli.data.checks import OBTAIN_AGAIN, checked_clouds, tell_of_count
+from geopeft_cli.data.checks import checked_clouds, tell_of_count
 from geopeft_cli.data.clouds import MemoryClouds, Splits
-from geopeft_cli.data.formats.arrays import DAMAGED, damaged
+from geopeft_cli.data.hdf5 import data_and_label
 from geopeft_cli.data.splitting import hold_out, require_trained
-from geopeft_cli.errors import DataError, MissingDataError, UsageError
+from geopeft_cli.errors import MissingDataError, UsageError
 
 CLASSES = (
     *("bag", "bin", "box", "cabinet", "chair", "desk", "display", "door"),
@@ -83,13 +80,4 @@ def _find(root: Path, folder: str, name: str) -> Path:
 
 
 def _read(path: Path) -> MemoryClouds:
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    try:
-        with h5py.File(path, "r") as file:
-            for name in ("data", "label"):
-                if not isinstance(file.get(name), h5py.Dataset):
-                    raise DataError(f"{path}: has no array {name!r}, only {', '.join(file) or 'nothing'}", OBTAIN_AGAIN)
-                arrays[name] = file[name][()]
-    except DAMAGED as error:
-        raise damaged(path, error) from error
-    return checked_clouds(path, arrays["data"], arrays["label"], CLASSES)
+    return checked_clouds(path, *data_and_label(path), CLASSES)

@@ -5,7 +5,7 @@ Indoor sets follow Pointcept's recipes of Sonata and PTv3, LiDAR frames those of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,10 +59,7 @@ class IndoorTraining:
             scene = scene_motions.elastic_distortion(scene, generator)
         scene = chromatic_translation(chromatic_contrast(scene, generator), generator)
         scene = grid_sample(chromatic_jitter(scene, generator), generator, self.grid).scene
-        if self.share is not None:
-            scene = sphere_crop(scene, generator, share=self.share)
-        scene = sphere_crop(scene, generator, most=self.most)
-        return normalize_colors(center_shift(scene, vertical=False))
+        return normalize_colors(center_shift(_cropped(scene, generator, self.share, self.most), vertical=False))
 
 
 @dataclass(frozen=True)
@@ -85,6 +82,32 @@ class LidarTraining:
         scene = random_scale(scene_motions.point_clip(scene, self.low, self.high), generator)
         scene = random_jitter(random_flip(scene, generator), generator)
         return normalize_colors(grid_sample(scene, generator, self.grid).scene)
+
+
+@dataclass(frozen=True)
+class PlainTraining:
+    """A training sample without augmentation: other points of the voxels in every epoch, and another crop.
+
+    Attributes:
+        grid: edge of a voxel, meters.
+        share: of the voxels, which a first crop keeps; None for no such crop.
+        most: voxels that are kept.
+    """
+
+    grid: float = 0.02
+    share: float | None = None
+    most: int = 102_400
+
+    def __call__(self, scene: Scene, generator: np.random.Generator) -> Scene:
+        """The scene, one point a voxel, colors 0 to 1."""
+        scene = grid_sample(center_shift(scene), generator, self.grid).scene
+        return normalize_colors(center_shift(_cropped(scene, generator, self.share, self.most), vertical=False))
+
+
+def _cropped(scene: Scene, generator: np.random.Generator, share: float | None, most: int) -> Scene:
+    if share is not None:
+        scene = sphere_crop(scene, generator, share=share)
+    return sphere_crop(scene, generator, most=most)
 
 
 def indoor_validation(scene: Scene, grid: float = 0.02) -> VoxelSample:
@@ -132,6 +155,33 @@ def fragments_of(scene: Scene, views: Sequence[View], grid: float = 0.02, indoor
     start = normalize_colors(center_shift(scene) if indoor else scene)
     pieces = [piece for view in views for piece in fragments(view(start), grid)]
     return [center_shift(piece, vertical=False) for piece in pieces] if indoor else pieces
+
+
+@dataclass(frozen=True)
+class ScenePipeline:
+    """How scenes become samples, in training and in testing.
+
+    Attributes:
+        training: for example :class:`IndoorTraining`; of :class:`LidarTraining`, testing has the box and no centering.
+        grid: edge of a voxel, meters.
+    """
+
+    training: Training
+    grid: float
+
+    def view(self, scene: Scene) -> VoxelSample:
+        """The whole scene without draws."""
+        if isinstance(self.training, LidarTraining):
+            return lidar_validation(scene, self.training)
+        return indoor_validation(scene, self.grid)
+
+    def fragments(self, scene: Scene, views: Views) -> Iterator[Scene]:
+        """Samples that together hold every point, for each of the views; see :func:`fragments_of`."""
+        is_lidar = isinstance(self.training, LidarTraining)
+        if isinstance(self.training, LidarTraining):
+            scene = scene_motions.point_clip(scene, self.training.low, self.training.high)
+        for view in views_of(views):
+            yield from fragments_of(scene, [view], self.grid, indoor=not is_lidar)
 
 
 @dataclass(frozen=True)

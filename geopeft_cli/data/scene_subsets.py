@@ -24,7 +24,7 @@ def random_dropout(scene: Scene, generator: np.random.Generator, ratio: float = 
 def sphere_crop(
     scene: Scene, generator: np.random.Generator, most: int | None = None, share: float | None = None
 ) -> Scene:
-    """Around a random point keep the ``most`` nearest points, or int(share n) of them, nearest first.
+    """Around a random point keep the ``most`` nearest points, or int(share n) of them and one at least, nearest first.
 
     A scene with no more points stays as it is.
 
@@ -33,9 +33,9 @@ def sphere_crop(
     """
     if (most is None) == (share is None):
         raise UsageError("sphere_crop: give either a number of points or a share of them")
-    count = int(share * len(scene)) if share is not None else most
-    if not count or count < 1:
-        raise UsageError(f"sphere_crop: {count} of {len(scene)} points", "Keep one at least.")
+    if not (share or most or 0) > 0:
+        raise UsageError(f"sphere_crop: {most if share is None else share} of the points", "Keep one at least.")
+    count = most or max(1, int((share or 0) * len(scene)))
     middle = scene.coordinates[generator.integers(len(scene))]
     if len(scene) <= count:
         return scene

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,7 @@ class Scene:
         return replace(self, **taken)
 
 
+@runtime_checkable
 class SceneSet(Protocol):
     """An indexed set of labelled scenes."""
 
@@ -82,9 +83,15 @@ class SceneSplits:
 
 
 class MemoryScenes:
-    """Scenes that are in memory."""
+    """Scenes that are in memory.
+
+    Raises:
+        DataError: as :func:`checked_scene` does.
+    """
 
     def __init__(self, scenes: Sequence[Scene], classes: Sequence[str]) -> None:
+        for scene in scenes:
+            checked_scene(scene, len(classes), f"scene {scene.name}")
         self.classes = tuple(classes)
         self.names = tuple(scene.name for scene in scenes)
         self._scenes = scenes
@@ -110,6 +117,43 @@ class SomeScenes:
 
     def __getitem__(self, index: int) -> Scene:
         return self._scenes[int(self._index[index])]
+
+
+class RescaledScenes:
+    """Another set with all coordinates times ``factor``, which leads from its unit to meters."""
+
+    def __init__(self, scenes: SceneSet, factor: float) -> None:
+        self.classes, self.names = scenes.classes, scenes.names
+        self._scenes, self._factor = scenes, factor
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> Scene:
+        scene = self._scenes[index]
+        return replace(scene, coordinates=scene.coordinates * scene.coordinates.dtype.type(self._factor))
+
+
+class KeptScenes:
+    """Another set, whose scenes stay in memory once they are read, while there is room."""
+
+    def __init__(self, scenes: SceneSet, room: int = 2 * 10**9) -> None:
+        self.classes, self.names = scenes.classes, scenes.names
+        self._scenes, self._room = scenes, room
+        self._kept: dict[int, Scene] = {}
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> Scene:
+        if index in self._kept:
+            return self._kept[index]
+        scene = self._scenes[index]
+        size = sum(array.nbytes for array in vars(scene).values() if isinstance(array, np.ndarray))
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = scene
+        return scene
 
 
 def checked_scene(scene: Scene, classes: int, where: str) -> Scene:

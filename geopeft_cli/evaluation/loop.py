@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +19,16 @@ class Evaluation:
     """What came out for a split, in its order.
 
     Attributes:
-        outcomes: logits (clouds, classes); or, for a label a point, the decisions (clouds, N).
-        targets: the truth, (clouds,) or (clouds, N).
+        outcomes: logits (clouds, classes); or, for a label a point, the decisions (clouds, N), of scenes (all points,).
+        targets: the truth, (clouds,), (clouds, N) or (all points,).
         metrics: of the task, in percent.
+        sizes: of scenes, how many points each has.
     """
 
     outcomes: Tensor
     targets: Tensor
     metrics: dict[str, float]
+    sizes: tuple[int, ...] = ()
 
 
 @torch.no_grad()
@@ -36,7 +38,7 @@ def evaluate(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Evaluation:
-    """Measure a model in eval mode; its mode before is restored.
+    """Measure a model in eval mode; its mode before is restored, and ``batches`` that are a generator are closed.
 
     Raises:
         GeopeftError: an output is not finite, with the index of the first such cloud.
@@ -63,6 +65,8 @@ def evaluate(
             told.append(task.conditions(batch))
     finally:
         model.train(was_training)
+        if isinstance(batches, Generator):
+            batches.close()  # after a failure its thread ends now, not when the traceback is forgotten
     if not outcomes:
         raise GeopeftError("the split holds no clouds", "Choose another with evaluation.split.")
     found, true = torch.cat(outcomes), torch.cat(targets)

@@ -13,12 +13,13 @@ from torch import Tensor
 from geopeft_cli.contracts import Task
 from geopeft_cli.data.batches import Batches
 from geopeft_cli.data.clouds import IGNORED, CloudSet, PiecesOfScenes
+from geopeft_cli.data.scenes import SceneSet
 from geopeft_cli.evaluation.loop import Evaluation
 from geopeft_cli.reports.mistakes import Mistake
-from geopeft_cli.tasks.part_metrics import PartScores, part_scores, shape_ious
+from geopeft_cli.tasks.part_metrics import shape_ious
 from geopeft_cli.tasks.segmentation import PartSegmentation, Segmentation
 
-MOST_CLOUDS, MOST_DENSE = 12, 8
+MOST_CLOUDS, MOST_DENSE, MOST_SCENES = 12, 8, 4
 
 
 def worst_mistakes(task: Task, found: Evaluation, clouds: CloudSet, batches: Batches, up: int = 1) -> list[Mistake]:
@@ -59,9 +60,30 @@ def worst_mistakes(task: Task, found: Evaluation, clouds: CloudSet, batches: Bat
     return mistakes
 
 
-def category_scores(task: PartSegmentation, found: Evaluation, clouds: CloudSet) -> PartScores:
-    """Intersection over union by category."""
-    return part_scores(cloud_scores(task, found, clouds), torch.from_numpy(clouds.labels()), task.classes)
+def worst_scenes(task: Task, found: Evaluation, scenes: SceneSet) -> list[Mistake]:
+    """The scenes of which the fewest points are right, the worst first; z of the data is up.
+
+    Args:
+        task: of the model.
+        found: what came out for ``scenes``, all points of one after those of another.
+        scenes: the split.
+    """
+    parts = list(zip(found.outcomes.split(found.sizes), found.targets.split(found.sizes), strict=True))
+    scores = torch.cat([_share_right(said[None], true[None]) for said, true in parts])
+    mistakes = []
+    for index in scores.argsort(stable=True).tolist()[:MOST_SCENES]:
+        if scores[index] < 1:
+            said, true = parts[index]
+            points = torch.from_numpy(scenes[index].coordinates)
+            mistakes.append(
+                Mistake(
+                    scenes.names[index],
+                    f"right {100 * float(scores[index]):.1f} %",
+                    _upright(points - points.mean(dim=0), 2),
+                    {"truth": true.numpy(), "prediction": said.where(true != IGNORED, IGNORED).numpy()},
+                )
+            )
+    return mistakes
 
 
 def cloud_scores(task: Segmentation, found: Evaluation, clouds: CloudSet) -> Tensor:
@@ -105,7 +127,7 @@ def _share_right(decided: Tensor, targets: Tensor) -> Tensor:
 
 
 def _places(pieces: PiecesOfScenes) -> Callable[[int], Tensor]:
-    """Where the points of a piece are among those of all scenes, as :func:`evaluation.scenes.voted` orders them."""
+    """Where the points of a piece are among those of all scenes, as :func:`evaluation.pieces.voted` orders them."""
     sizes = [len(pieces.scene_labels(scene)) for scene in range(len(pieces.scenes))]
     starts = np.cumsum([0, *sizes])
 

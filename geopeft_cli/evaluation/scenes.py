@@ -1,65 +1,163 @@
-"""Measuring on whole scenes by votes of overlapping pieces (PointNet++; ACT)."""
+"""Measuring on whole scenes, at the resolution in which they are stored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from geopeft_cli.contracts import Backbone
-from geopeft_cli.data.batches import Batch, Batches
-from geopeft_cli.data.clouds import CloudSet, PiecesOfScenes
-from geopeft_cli.evaluation.loop import Evaluation, evaluate
+from geopeft_cli.data.batches import Batches
+from geopeft_cli.data.clouds import CloudSet
+from geopeft_cli.data.scene_batches import SceneBatches, packed
+from geopeft_cli.data.scene_pipelines import ScenePipeline, Views
+from geopeft_cli.data.scenes import Float32, Scene, SceneSet
+from geopeft_cli.errors import GeopeftError
+from geopeft_cli.evaluation.loop import Evaluation
+from geopeft_cli.evaluation.pieces import evaluate_clouds
+
+Int16: TypeAlias = npt.NDArray[np.int16]
+Autocast = Callable[[], AbstractContextManager[object]]
 
 
 def evaluate_set(
     model: Backbone,
-    clouds: CloudSet,
-    batches: Batches,
+    found: CloudSet | SceneSet,
+    batches: Batches | SceneBatches,
     device: torch.device,
-    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    autocast: Autocast = nullcontext,
 ) -> Evaluation:
-    """Measure a model on ``batches`` of ``clouds``; where those are pieces of scenes, on the points of the scenes.
+    """Measure a model on ``batches`` of ``found``: of clouds, of pieces of scenes, or of whole scenes.
 
     Raises:
         GeopeftError: an output is not finite.
     """
-    if not isinstance(clouds, PiecesOfScenes):
-        return evaluate(model, batches.epoch(0), device, autocast)
-    drawn: list[tuple[Tensor, Tensor]] = []
+    if isinstance(batches, SceneBatches):
+        return evaluate_scenes(model, batches, device, autocast)
+    assert not isinstance(found, SceneSet)
+    return evaluate_clouds(model, found, batches, device, autocast)
 
-    def noted() -> Iterator[Batch]:
-        for batch in batches.epoch(0):
-            drawn.append((batch.indices, batch.picks))
-            yield batch
 
-    found = evaluate(model, noted(), device, autocast)
-    indices, picks = (torch.cat(each) for each in zip(*drawn, strict=True))
+@torch.no_grad()
+def evaluate_scenes(
+    model: Backbone, batches: SceneBatches, device: torch.device, autocast: Autocast = nullcontext
+) -> Evaluation:
+    """One view of every scene: each point as stored has the label of its voxel. The model's mode is restored.
+
+    Raises:
+        GeopeftError: an output is not finite, with the name of the scene.
+    """
     assert model.task is not None
-    decided, true = voted(found.outcomes, indices, picks, clouds)
-    return Evaluation(decided, true, model.task.metrics(decided, true))
+    was_training = model.training
+    model.eval()
+    decided, true = [], []
+    try:
+        with closing(batches.epoch(0)) as every:
+            for batch in every:
+                with autocast():
+                    logits = model(batch.scenes.to(device)).float()
+                labels = model.task.outcome(logits).cpu().numpy()
+                for name, rows, truth in zip(batch.names, batch.rows, batch.truth, strict=True):
+                    if not logits[torch.from_numpy(rows).to(device)].isfinite().all():
+                        raise _not_finite(name)
+                    decided.append(labels[rows].astype(np.int16))
+                    true.append(truth.astype(np.int16))
+    finally:
+        model.train(was_training)
+    return _measured(model, decided, true)
 
 
-def voted(decisions: Tensor, indices: Tensor, picks: Tensor, pieces: PiecesOfScenes) -> tuple[Tensor, Tensor]:
-    """The label that every point of every scene was given most often, the lowest of several, and the true one.
+def vote_scenes(
+    model: Backbone,
+    batches: SceneBatches,
+    views: Views,
+    device: torch.device,
+    autocast: Autocast = nullcontext,
+    advance: Callable[[], object] = lambda: None,
+) -> Evaluation:
+    """Every point has the label of the largest sum of probabilities over all fragments of all views that hold it.
+
+    This is the published protocol of testing, see :func:`fragment_scores`.
 
     Args:
-        decisions: (M, n), labels of the points of pieces.
-        indices: int64 (M,), which pieces these are.
-        picks: int64 (M, n), which points of its piece each point is.
-        pieces: the set.
+        model: of a task with a label a voxel, on ``device``.
+        batches: of whole scenes, whose pipeline and features count.
+        views: which copies of a scene are predicted.
+        device: of the model.
+        autocast: the context of forward passes.
+        advance: called after every scene.
 
-    Returns:
-        int16 (points of all scenes,) twice; the first is 0 where no piece has the point.
+    Raises:
+        GeopeftError: an output is not finite, with the name of the scene.
     """
-    labels = len(pieces.part_names)
-    true = [pieces.scene_labels(scene) for scene in range(len(pieces.scenes))]
-    votes = [np.zeros((len(own), labels), dtype=np.int32) for own in true]
-    for index, drawn, said in zip(indices.tolist(), picks.numpy(), decisions.numpy(), strict=True):
-        scene, rows = pieces.origin(index)
-        np.add.at(votes[scene], (rows[drawn], said), 1)
-    decided = np.concatenate([own.argmax(axis=1) for own in votes]).astype(np.int16)
-    return torch.from_numpy(decided), torch.from_numpy(np.concatenate(true).astype(np.int16))
+    was_training = model.training
+    model.eval()
+    decided, true = [], []
+    try:
+        for index in range(len(batches.scenes)):
+            scene = batches.scenes[index]
+            scores = fragment_scores(model, scene, batches.pipeline, batches.features, views, device, autocast)
+            decided.append(scores.argmax(axis=1).astype(np.int16))
+            true.append(scene.labels.astype(np.int16))
+            advance()
+    finally:
+        model.train(was_training)
+    return _measured(model, decided, true)
+
+
+@torch.no_grad()
+def fragment_scores(
+    model: Backbone,
+    scene: Scene,
+    pipeline: ScenePipeline,
+    features: Sequence[str],
+    views: Views,
+    device: torch.device,
+    autocast: Autocast = nullcontext,
+) -> Float32:
+    """Sums of the probabilities of the points of a scene over all fragments of all views, float32 (n, classes).
+
+    Args:
+        model: of a task with a label a voxel, in eval mode on ``device``.
+        scene: as stored.
+        pipeline: what makes fragments.
+        features: what the model reads of a voxel.
+        views: which copies of the scene are predicted.
+        device: of the model.
+        autocast: the context of forward passes.
+
+    Raises:
+        GeopeftError: an output is not finite.
+    """
+    assert model.task is not None
+    scores: Float32 | None = None
+    for piece in pipeline.fragments(replace(scene, rows=np.arange(len(scene))), views):
+        assert piece.rows is not None
+        with autocast():
+            logits = model(packed([piece], features).scenes.to(device)).float()
+        if not logits.isfinite().all():
+            raise _not_finite(scene.name)
+        probabilities = model.task.probabilities(logits).cpu().numpy()
+        if scores is None:
+            scores = np.zeros((len(scene), probabilities.shape[1]), dtype=np.float32)
+        scores[piece.rows] += probabilities  # a fragment holds no point twice
+    assert scores is not None
+    return scores
+
+
+def _measured(model: Backbone, decided: Sequence[Int16], true: Sequence[Int16]) -> Evaluation:
+    assert model.task is not None
+    outcomes, targets = (torch.from_numpy(np.concatenate(each)) for each in (decided, true))
+    return Evaluation(outcomes, targets, model.task.metrics(outcomes, targets), tuple(map(len, true)))
+
+
+def _not_finite(name: str) -> GeopeftError:
+    return GeopeftError(
+        f"the output for scene {name} is not finite",
+        "The weights have diverged, or the scene holds values that are not finite.",
+    )

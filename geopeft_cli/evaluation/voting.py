@@ -14,7 +14,7 @@ from geopeft_cli.contracts import Backbone
 from geopeft_cli.data.views import Views
 from geopeft_cli.evaluation.loop import evaluate
 
-Voting = Literal["views", "published"]
+Voting = Literal["views", "published", "fragments"]
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,14 @@ class Votes:
     """Figures of a vote.
 
     Attributes:
-        voting: ``views``, a fixed number of views, reported once; or ``published``, that again and again.
+        voting: ``views``, a fixed number of views, reported once; ``published``, that again and again; or
+            ``fragments`` of scenes.
         views: in a vote.
         rounds: how many votes there were.
         augment: what changes the views, beside the choice of their points.
-        figures: in percent, by the name under which they may be reported: ``views``; or ``mean_over_rounds``,
-            ``std_over_rounds`` (of the population) and ``maximum_over_rounds``, which is what papers print as voting
-            and is chosen by the score on the split.
+        figures: in percent, by the name under which they may be reported: ``views``, ``fragments``; or
+            ``mean_over_rounds``, ``std_over_rounds`` (of the population) and ``maximum_over_rounds``, which is what
+            papers print as voting and is chosen by the score on the split.
     """
 
     voting: Voting

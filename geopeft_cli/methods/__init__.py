@@ -14,10 +14,8 @@ METHODS = {
     "monarch": "geopeft_cli.methods.most:Monarch",
     "most": "geopeft_cli.methods.most:MoST",
     "point_peft": "geopeft_cli.methods.point_peft:PointPEFT",
+    "gem": "geopeft_cli.methods.gem:GEM",
 }
-
-# Methods that only networks reading scenes can take, see backbones.SCENE_BACKBONES.
-SCENE_METHODS = {"gem": "geopeft_cli.methods.gem:GEM"}
 
 
 def method_class(name: str) -> type[Method]:

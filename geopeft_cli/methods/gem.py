@@ -50,6 +50,8 @@ class GEM(Method):
         scale: of the context adapter's scores; by default 1 / sqrt(rank).
         context_bias: whether the context adapter's last layer has a bias.
         stages: which to adapt; by default all.
+        voxel: edge of a voxel around the centers of tokens, on networks that read clouds; by default 3 / sqrt(G) of G
+            centers.
     """
 
     name: ClassVar[str] = "gem"
@@ -67,6 +69,7 @@ class GEM(Method):
         scale: float | None = None,
         context_bias: bool = False,
         stages: Sequence[int] | None = None,
+        voxel: float | None = None,
     ) -> None:
         if not (spatial or context):
             raise UsageError("method: GEM without spatial and without context adapters adapts nothing")
@@ -74,11 +77,11 @@ class GEM(Method):
         self.share: Share = share
         self.act: Activation = act
         self.tie_kv, self.scale, self.context_bias = tie_kv, scale, context_bias
-        self.stages = None if stages is None else tuple(stages)
+        self.stages = None if stages is None else list(stages)
+        self.voxel = voxel
 
     def settings(self) -> dict[str, Any]:
-        names = ("rank", "latents", "kernel", "spatial", "context", "share", "tie_kv", "act", "scale", "context_bias")
-        return {name: getattr(self, name) for name in names} | {"stages": self.stages and list(self.stages)}
+        return dict(vars(self))
 
     def attach(self, backbone: Backbone) -> None:
         """See :class:`geopeft_cli.contracts.Method`.

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from geopeft_cli.recipe.data import DataSection, FolderData, ListSplit, PackedData, ShapesData
+from geopeft_cli.recipe.data import AnyObjectData, ListSplit
+from geopeft_cli.recipe.scene_data import AnySceneData
 from geopeft_cli.recipe.schema import Recipe
 
 
@@ -26,19 +27,16 @@ def is_local(checkpoint: str) -> bool:
     return "://" not in checkpoint and not checkpoint.startswith("embedded:")
 
 
-def _resolve_data(data: DataSection) -> DataSection:
-    if isinstance(data, FolderData):
-        update: dict[str, Any] = {"root": _absolute(data.root)}
-        if isinstance(data.split, ListSplit):
-            lists = {part: getattr(data.split, part) for part in ("train", "validation", "test")}
-            homes = {part: os.path.expanduser(path) for part, path in lists.items() if path is not None}
-            update["split"] = data.split.model_copy(update=homes)
-        return data.model_copy(update=update)
-    if isinstance(data, PackedData):
-        return data.model_copy(update={"path": _absolute(data.path)})
-    if isinstance(data, ShapesData):
-        return data
-    return data.model_copy(update={"root": _absolute(data.root)})
+def _resolve_data(data: AnyObjectData | AnySceneData) -> AnyObjectData | AnySceneData:
+    paths = ("root", "path", "limited_scenes", "limited_points")
+    given = {key: getattr(data, key, None) for key in paths}
+    update: dict[str, Any] = {key: _absolute(path) for key, path in given.items() if path is not None}
+    split = getattr(data, "split", None)
+    if isinstance(split, ListSplit):
+        lists = {part: getattr(split, part) for part in ("train", "validation", "test")}
+        homes = {part: os.path.expanduser(path) for part, path in lists.items() if path is not None}
+        update["split"] = split.model_copy(update=homes)
+    return data.model_copy(update=update)
 
 
 def _absolute(path: str) -> str:

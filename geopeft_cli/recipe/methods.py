@@ -222,6 +222,37 @@ class PointPEFTSettings(MethodSettings):
         return self
 
 
+class GEMSettings(MethodSettings):
+    """A sparse convolution and latents that read the whole scene beside every block (GEM, NeurIPS 2025).
+
+    ``stages`` counts from 0; left out, all of the encoder are adapted. ``voxel`` is the edge of a voxel around the
+    centers of tokens, in units of the cloud, on networks that read clouds; left out, it follows their number. Scenes
+    have voxels of their own.
+    """
+
+    name: Literal["gem"]
+    rank: PositiveCount = 32
+    latents: PositiveCount = 4
+    kernel: PositiveCount = 3
+    spatial: Switch = True
+    context: Switch = True
+    share: Literal["global", "stage", "none"] = "global"
+    tie_kv: Switch = True
+    act: Literal["relu", "gelu"] = "relu"
+    scale: PositiveNumber | None = None
+    context_bias: Switch = False
+    stages: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    voxel: PositiveNumber | None = None
+
+    @model_validator(mode="after")
+    def _adapts_something(self) -> GEMSettings:
+        if not (self.spatial or self.context):
+            raise mistake("context", "must be true where spatial is false, or nothing is adapted")
+        if self.kernel % 2 == 0:
+            raise mistake("kernel", f"must be odd, is {self.kernel}")
+        return self
+
+
 MethodSection = Annotated[
     FullSettings
     | LinearProbeSettings
@@ -231,6 +262,7 @@ MethodSection = Annotated[
     | PromptSettings
     | MonarchSettings
     | MoSTSettings
-    | PointPEFTSettings,
+    | PointPEFTSettings
+    | GEMSettings,
     Field(discriminator="name"),
 ]

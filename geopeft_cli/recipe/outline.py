@@ -103,7 +103,9 @@ def _slot(annotation: Any, discriminator: str | None = None) -> Slot:
     if origin in (Union, types.UnionType):
         members = [_slot(argument) for argument in arguments]
         return Slot(
-            kinds=tuple(_with_kind(section, discriminator) for member in members for _, section in member.kinds),
+            kinds=tuple(
+                pair for member in members for _, section in member.kinds for pair in _kinds(section, discriminator)
+            ),
             discriminator=discriminator,
             choices=tuple(choice for member in members for choice in member.choices),
         )
@@ -112,8 +114,8 @@ def _slot(annotation: Any, discriminator: str | None = None) -> Slot:
     return Slot()
 
 
-def _with_kind(section: type[Section], discriminator: str | None) -> tuple[str | None, type[Section]]:
+def _kinds(section: type[Section], discriminator: str | None) -> list[tuple[str | None, type[Section]]]:
+    """The section by every word that means it."""
     if discriminator is None:
-        return None, section
-    (kind,) = get_args(section.model_fields[discriminator].annotation)
-    return str(kind), section
+        return [(None, section)]
+    return [(str(kind), section) for kind in get_args(section.model_fields[discriminator].annotation)]

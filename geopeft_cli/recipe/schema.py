@@ -6,20 +6,28 @@ Unknown keys are refused everywhere. Constructors below ``assemble`` take the pl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
+from geopeft_cli.recipe.backbones import (
+    WITHOUT_ATTENTION,
+    BackboneSection,
+    ObjectBackboneSection,
+    SceneBackboneSection,
+)
 from geopeft_cli.recipe.data import (
+    AnyObjectData,
     Augmentation,
-    DataSection,
+    DataSettings,
     FolderData,
     ModelNetFewshotData,
     PackedData,
     S3DISBlocksData,
     ShapesData,
 )
-from geopeft_cli.recipe.methods import MethodSection, PointPEFTSettings, PromptSettings
+from geopeft_cli.recipe.methods import GEMSettings, MethodSection, PointPEFTSettings, PromptSettings
+from geopeft_cli.recipe.scene_data import AnySceneData, SceneDataSettings, has_validation
 from geopeft_cli.recipe.types import (
     Count,
     Device,
@@ -30,109 +38,10 @@ from geopeft_cli.recipe.types import (
     PositiveCount,
     PositiveNumber,
     Section,
-    Sha256,
     Switch,
     Text,
     mistake,
 )
-
-Counts = Annotated[
-    Annotated[PositiveCount, Tag("<number>")] | Annotated[tuple[PositiveCount, ...], Tag("<list>")],
-    Discriminator(lambda value: "<list>" if isinstance(value, (list, tuple)) else "<number>"),
-]
-
-# Networks with stages, and what their recipes may leave out.
-STAGED = ("point_m2ae", "i2p_mae")
-STAGES: Mapping[str, Any] = {"groups": (512, 256, 64), "group_size": (32, 16, 16), "radius": (0.32, 0.64, 1.28)}
-
-# Settings that not every network has.
-WITHOUT_ATTENTION = ("mamba3d", "point_mamba")
-ONLY_OF = {
-    "radius": STAGED,
-    "pooling": STAGED,
-    "reconstruction": ("point_gpt",),
-    "dropout": ("point_mamba",),
-    "variant": WITHOUT_ATTENTION,
-}
-
-
-class BackboneSection(Section):
-    """The pre-trained network.
-
-    ``checkpoint`` is a path, ``https://…`` (with ``sha256``), ``hf://owner/repo/file`` or ``embedded:NAME``.
-    ``width``, ``depth`` and ``heads`` are read from the checkpoint; given here, they are checked against it.
-    ``reconstruction`` weighs PointGPT's generator in the training loss (3 if not given); 0 leaves it out.
-    ``dropout`` is that of PointMamba's tokens after every block.
-    ``variant: released`` lets the clouds of a batch bear on each other as in the released code of Mamba3D (statistics)
-    and PointMamba (depth of the curves).
-    ``near_origin: keep`` lets farthest point sampling choose points within 0.0316 of the origin.
-
-    Networks with stages have lists in ``groups``, ``group_size`` and ``radius``, an entry a stage. ``radius`` is the
-    distance within which tokens attend to each other, 0 for everywhere. ``pooling`` is what the head reads of mean and
-    maximum; left out, what the network's published head for ScanObjectNN does.
-    """
-
-    name: Literal[
-        "point_mae", "point_bert", "act", "recon", "point_gpt", "point_m2ae", "i2p_mae", "mamba3d", "point_mamba"
-    ] = "point_mae"
-    checkpoint: Text
-    sha256: Sha256 | None = None
-    groups: Counts = 64
-    group_size: Counts = 32
-    radius: tuple[NonNegativeNumber, ...] | None = None
-    pooling: Literal["sum", "concat", "concat_rest"] | None = None
-    width: PositiveCount | None = None
-    depth: PositiveCount | None = None
-    heads: PositiveCount | None = None
-    drop_path: Fraction = 0.1
-    near_origin: Literal["skip", "keep"] = "skip"
-    reconstruction: NonNegativeNumber | None = None
-    dropout: Fraction = 0.0
-    variant: Literal["per_sample", "released"] = "per_sample"
-
-    @model_validator(mode="after")
-    def _settings_fit_the_network(self) -> BackboneSection:
-        for key, networks in ONLY_OF.items():
-            if getattr(self, key) != type(self).model_fields[key].default and self.name not in networks:
-                raise mistake(key, f"is for {' and '.join(networks)}, not for {self.name}")
-        if self.heads is not None and self.name in WITHOUT_ATTENTION:
-            raise mistake("heads", f"is for networks with attention, which {self.name} has not")
-        return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _stages_have_defaults(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("name") in STAGED:
-            return {**STAGES, **values}
-        return values
-
-    @model_validator(mode="after")
-    def _stages_agree(self) -> BackboneSection:
-        if self.name not in STAGED:
-            for key in ("groups", "group_size"):
-                if isinstance(getattr(self, key), tuple):
-                    raise mistake(key, f"is a list, which is for networks with stages; {self.name} has one stage")
-            return self
-        groups, sizes = self.groups, self.group_size
-        for key in ("groups", "group_size", "radius"):
-            values = getattr(self, key)
-            if not isinstance(values, tuple) or len(values) != len(STAGES[key]):
-                raise mistake(key, f"must be a list of {len(STAGES[key])} values, one for each stage of {self.name}")
-        assert isinstance(groups, tuple)
-        assert isinstance(sizes, tuple)
-        for stage, (before, count, size) in enumerate(zip(groups, groups[1:], sizes[1:], strict=False), start=1):
-            if max(count, size) > before:
-                key = "groups" if count > before else "group_size"
-                raise mistake(key, f"takes {max(count, size)} of the {before} tokens before stage {stage}")
-        return self
-
-    @model_validator(mode="after")
-    def _downloads_are_verified(self) -> BackboneSection:
-        if self.checkpoint.startswith("http://"):
-            raise mistake("checkpoint", "must be an https:// address, is http://")
-        if self.checkpoint.startswith("https://") and self.sha256 is None:
-            raise mistake("checkpoint", "is a download and needs the key 'backbone.sha256' beside it")
-        return self
 
 
 class FusionSettings(Section):
@@ -175,7 +84,26 @@ class SceneSegmentationTask(SegmentationTask):
     class_weights: Literal["equal", "cube_root"] = "equal"
 
 
-TaskSection = Annotated[ClassificationTask | PartSegmentationTask | SceneSegmentationTask, Field(discriminator="name")]
+class VoxelSegmentationTask(SegmentationTask):
+    """Classes of the points of whole scenes: a linear head on the features of voxels.
+
+    ``lovasz`` weighs the Lovász-softmax loss beside the cross entropy. ``class_weights`` weigh the classes in the cross
+    entropy: ``log`` by minus the logarithm of their share of the points, ``inverse_square_root`` by share^(-1/2).
+    """
+
+    name: Literal["voxel_segmentation"]
+    lovasz: NonNegativeNumber = 1.0
+    class_weights: Literal["equal", "log", "inverse_square_root"] = "equal"
+
+
+TaskSection = Annotated[
+    ClassificationTask | PartSegmentationTask | SceneSegmentationTask | VoxelSegmentationTask,
+    Field(discriminator="name"),
+]
+DataSection = Annotated[AnyObjectData | AnySceneData, Field(discriminator="format")]
+
+# Published sets with a label a point, and the task that they are for.
+LABELED_FOR = {"shapenetpart": "part_segmentation", "s3dis_blocks": "scene_segmentation"}
 
 # Networks without an official head for a label a point.
 WITHOUT_POINT_HEAD = ("i2p_mae", "mamba3d", "point_mamba")
@@ -192,10 +120,20 @@ class GroupSettings(Section):
     weight_decay: NonNegativeNumber | None = None
 
 
+class OneCycleSettings(Section):
+    """The rate rises from ``lr / start_division`` over the share ``warmup`` of all steps, then falls by a cosine to the
+    start / ``end_division``; the momentum beta1 of AdamW moves the other way, from 0.95 to 0.85 and back."""
+
+    warmup: Annotated[PositiveNumber, Field(lt=1)] = 0.05
+    start_division: PositiveNumber = 10.0
+    end_division: PositiveNumber = 1000.0
+
+
 class TrainingSection(Section):
     """The loop. Rates are per epoch: ``cosine_lag`` is the published schedule (epochs + 1 passes), ``cosine`` starts
-    at once and runs ``epochs`` passes. ``groups`` are parameters with a rate or a decay of their own; where several
-    fit a name, the first takes it.
+    at once and runs ``epochs`` passes. With ``one_cycle`` they are per step; the section of that name
+    has its settings. ``groups`` are parameters with a rate or a decay of their own; where several fit a name, the first
+    takes it.
 
     ``select`` says which weights are kept: the ``last`` epoch's, the best on the validation split, or the best on the
     test split, which is labelled so wherever its number is printed. ``optimizer_steps: 2`` steps once more before the
@@ -206,7 +144,8 @@ class TrainingSection(Section):
     batch_size: PositiveCount = 32
     lr: PositiveNumber = 5e-4
     weight_decay: NonNegativeNumber = 0.05
-    schedule: Literal["cosine_lag", "cosine"] = "cosine_lag"
+    schedule: Literal["cosine_lag", "cosine", "one_cycle"] = "cosine_lag"
+    one_cycle: OneCycleSettings | None = None
     warmup_epochs: Count = 10
     min_lr: NonNegativeNumber = 1e-6
     warmup_lr: NonNegativeNumber = 1e-6
@@ -228,25 +167,41 @@ class TrainingSection(Section):
             raise mistake("optimizer_steps", "must be 1 with precision fp16, whose scaled gradients are used once")
         return self
 
+    @model_validator(mode="after")
+    def _settings_of_the_schedule_are_used(self) -> TrainingSection:
+        cycles = self.schedule == "one_cycle"
+        for key in ("warmup_epochs", "min_lr", "warmup_lr") if cycles else ("one_cycle",):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise mistake(key, f"has no meaning with schedule: {self.schedule}")
+        return self
+
 
 class EvaluationSection(Section):
     """What ``geopeft eval`` measures.
 
     ``voting`` adds figures in which the mean of the logits over ``views`` of a cloud decides: other points of it,
     changed by ``view_augment``. ``views`` votes once. ``published`` votes ``rounds`` times and reports the maximum too,
-    by that name, as the released codes do.
+    by that name, as the released codes do. ``fragments`` is for scenes: the sum of the probabilities over samples that
+    together hold every point, of every one of ``scene_views`` (``tta13`` is the published protocol).
     """
 
     split: Literal["train", "validation", "test"] = "test"
     batch_size: PositiveCount = 32
-    voting: Literal["none", "views", "published"] = "none"
+    voting: Literal["none", "views", "published", "fragments"] = "none"
     views: PositiveCount = 10
     rounds: PositiveCount = 299
     view_augment: tuple[Augmentation, ...] = ("scale_translate",)
+    scene_views: Literal["single", "tta13", "tta12", "tta10", "rot4"] = "single"
 
     @model_validator(mode="after")
     def _settings_of_voting_are_used(self) -> EvaluationSection:
-        others = {"none": ("views", "rounds", "view_augment"), "views": ("rounds",)}.get(self.voting, ())
+        of_objects = ("views", "rounds", "view_augment")
+        others = {
+            "none": (*of_objects, "scene_views"),
+            "views": ("rounds", "scene_views"),
+            "published": ("scene_views",),
+            "fragments": of_objects,
+        }[self.voting]
         for key in others:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise mistake(key, f"has no meaning with voting: {self.voting}")
@@ -264,6 +219,29 @@ class Published(Section):
     protocol: str
 
 
+SCENE_FORMATS = tuple(
+    str(name) for section in get_args(AnySceneData) for name in get_args(section.model_fields["format"].annotation)
+)
+
+# What recipes may leave out: names, and for scenes the published training of Sonata.
+OBJECT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "backbone": {"name": "point_mae"},
+    "task": {"name": "classification"},
+}
+SCENE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "task": {"name": "voxel_segmentation"},
+    "training": {
+        "epochs": 100,
+        "batch_size": 8,
+        "lr": 2e-3,
+        "weight_decay": 0.02,
+        "schedule": "one_cycle",
+        "clip_norm": 3.0,
+    },
+    "evaluation": {"batch_size": 1},
+}
+
+
 class Recipe(Section):
     """One experiment."""
 
@@ -278,31 +256,90 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
     published: tuple[Published, ...] = ()
 
+    @property
+    def objects(self) -> DataSettings:
+        """The data section of a recipe that is about objects, not about scenes."""
+        assert isinstance(self.data, DataSettings)
+        return self.data
+
     @model_validator(mode="before")
     @classmethod
-    def _the_task_is_classification(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and isinstance(task := values.get("task"), Mapping) and "name" not in task:
-            return {**values, "task": {"name": "classification", **task}}
-        return values
+    def _defaults_of_the_data(cls, values: Any) -> Any:
+        """Of objects and of scenes; sections that are no mappings stay as they are, to be refused."""
+        if not isinstance(values, Mapping):
+            return values
+        data = values.get("data")
+        of_scenes = isinstance(data, Mapping) and data.get("format") in SCENE_FORMATS
+        defaults = SCENE_DEFAULTS if of_scenes else OBJECT_DEFAULTS
+        merged = dict(values)
+        for key, own in defaults.items():
+            given = values.get(key, {})
+            if isinstance(given, Mapping) and (key in values or key != "backbone"):
+                merged[key] = {**own, **given}
+        return merged
+
+    @model_validator(mode="after")
+    def _scenes_go_together(self) -> Recipe:
+        of_scenes = isinstance(self.data, SceneDataSettings)
+        what = f"which are of {'scenes' if of_scenes else 'objects'}"
+        if isinstance(self.backbone, SceneBackboneSection) != of_scenes:
+            other = "sonata or ptv3" if of_scenes else "another network"
+            raise mistake(
+                "backbone.name", f"is {self.backbone.name}, and the data are {self.data.format}, {what}: use {other}"
+            )
+        if isinstance(self.task, VoxelSegmentationTask) != of_scenes:
+            other = "voxel_segmentation" if of_scenes else "another task"
+            raise mistake("task.name", f"is {self.task.name}, and the data are {self.data.format}, {what}: use {other}")
+        if (self.evaluation.voting == "fragments") > of_scenes:
+            raise mistake("evaluation.voting", "is fragments, which is for scenes")
+        if of_scenes and self.evaluation.voting in ("views", "published"):
+            raise mistake("evaluation.voting", f"is {self.evaluation.voting}, which is for objects; use fragments")
+        return self
 
     @model_validator(mode="after")
     def _segmentation_has_a_head(self) -> Recipe:
         if isinstance(self.task, PartSegmentationTask | SceneSegmentationTask):
             if self.backbone.name in WITHOUT_POINT_HEAD:
                 raise mistake("task.name", f"is {self.task.name}, and {self.backbone.name} has no head for points")
-            if self.backbone.reconstruction:
+            if isinstance(self.backbone, ObjectBackboneSection) and self.backbone.reconstruction:
                 raise mistake("backbone.reconstruction", f"is for classification, not for {self.task.name}")
             if self.evaluation.voting != "none":
                 raise mistake("evaluation.voting", f"is for classification, not for {self.task.name}")
         return self
 
     @model_validator(mode="after")
-    def _prompts_fit(self) -> Recipe:
-        method, backbone = self.method, self.backbone.name
-        if isinstance(method, PointPEFTSettings | PromptSettings) and backbone in WITHOUT_ATTENTION:
-            raise mistake("method.name", f"is {method.name}, which is for transformer blocks, and {backbone} has none")
-        has_bank = isinstance(method, PointPEFTSettings) and method.prompt and method.bank
-        if has_bank and isinstance(self.task, SceneSegmentationTask):
+    def _points_have_the_labels(self) -> Recipe:
+        task, data = self.task, self.data
+        if isinstance(task, ClassificationTask | VoxelSegmentationTask):
+            return self
+        meant = LABELED_FOR.get(data.format, task.name)
+        if meant != task.name:
+            [other] = [name for name, own in LABELED_FOR.items() if own == task.name]
+            raise mistake(
+                "task.name",
+                f"is {task.name}, and {data.format} is labeled for {meant}; use that task, or data such as {other}",
+            )
+        # whether a packed file has labels of points is known when it is read
+        if data.format not in (*LABELED_FOR, "packed") and not getattr(data, "part_names", ()):
+            hint = "give data.part_names, or use other data" if data.format == "folder" else "use other data"
+            text = f"is {task.name}, which needs a label for every point, and this {data.format} data has none"
+            raise mistake("task.name", f"{text}; {hint}, such as {', '.join(LABELED_FOR)} or packed")
+        return self
+
+    @model_validator(mode="after")
+    def _the_method_fits(self) -> Recipe:
+        method = self.method
+        if (
+            isinstance(method, PointPEFTSettings | PromptSettings | GEMSettings)
+            and self.backbone.name in WITHOUT_ATTENTION
+        ):
+            raise mistake(
+                "method.name", f"is {method.name}, which is for transformer blocks, and {self.backbone.name} has none"
+            )
+        if isinstance(method, PointPEFTSettings) and isinstance(self.backbone, SceneBackboneSection):
+            raise mistake("method.name", f"is point_peft, which is for objects, and {self.backbone.name} reads scenes")
+        remembers = isinstance(method, PointPEFTSettings) and method.prompt and method.bank
+        if remembers and isinstance(self.task, SceneSegmentationTask):
             raise mistake(
                 "method.bank",
                 "must be false for scene_segmentation: a bank remembers whole objects, not pieces of scenes",
@@ -318,7 +355,9 @@ class Recipe(Section):
         return self
 
 
-def _has_validation(data: DataSection) -> bool:
+def _has_validation(data: AnyObjectData | AnySceneData) -> bool:
+    if isinstance(data, SceneDataSettings):
+        return has_validation(data)
     if isinstance(data, ShapesData):
         return data.validation_per_class > 0
     if isinstance(data, FolderData | PackedData):

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from geopeft_cli.recipe.schema import Published, Recipe
+from geopeft_cli.reports.console import measured_in_words
+from geopeft_cli.reports.protocol import augmented_in_words, prepared_in_words
 
 SELECTIONS = {
     "last": "weights of the last epoch",
@@ -110,12 +112,13 @@ class Comparison(NamedTuple):
 
 def protocol(recipe: Recipe) -> str:
     """How a recipe trains, prepares its clouds and selects, in a line."""
-    data, training = recipe.data, recipe.training
+    data, training = recipe.data.model_dump(), recipe.training
     return (
-        f"{data.format}, {data.points} points, sampling {data.sampling}, normalize {data.normalize}, "
-        f"augmentation {' + '.join(data.augment) or 'none'}; {training.epochs} epochs, {training.schedule}, "
+        f"{data['format']}, {prepared_in_words(data)}, "
+        f"augmentation {augmented_in_words(data)}; {training.epochs} epochs, {training.schedule}, "
         f"batch {training.batch_size * training.accumulation}, lr {training.lr:g}, "
-        f"weight decay {training.weight_decay:g}; {SELECTIONS[training.select]}; one view, no voting"
+        f"weight decay {training.weight_decay:g}; {SELECTIONS[training.select]}; "
+        f"{measured_in_words(data, recipe.evaluation.model_dump())}"
     )
 
 

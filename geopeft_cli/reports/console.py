@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -85,27 +85,42 @@ class VoteFigures(Protocol):
 
 def print_votes(votes: VoteFigures, split: str, out: Console) -> None:
     """The figures of a vote, each under its own name, the maximum with a warning."""
-    how = f"{votes.views} views with {', '.join(votes.augment) or 'no augmentation'}, mean of the logits"
-    often = f", {votes.rounds} rounds" if votes.voting == "published" else ""
-    out.print(f"voting: {votes.voting}, {how}{often}")
+    out.print(f"voting: {_votes_in_words(votes.voting, votes.views, votes.rounds, votes.augment)}")
     for name, metrics in votes.figures.items():
         warning = f" (the best round on the {split} split: not an unbiased figure)" if "maximum" in name else ""
         print_metrics(metrics, f"  {name.replace('_', ' ')}{warning}", out)
 
 
-def print_confusions(
-    classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console, counted: str = "clouds"
-) -> None:
+def measured_in_words(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """What the figures of a run are measured on, and what voting ``geopeft eval`` adds to them.
+
+    Args:
+        data, evaluation: the sections of the resolved recipe, as plain values.
+    """
+    if data.get("test") == "rooms":
+        return f"every point of whole rooms, votes of overlapping blocks in {data['passes']} passes"
+    if evaluation["voting"] == "none":
+        return "one view, no voting"
+    votes = _votes_in_words(*(evaluation[key] for key in ("voting", "views", "rounds", "view_augment")))
+    return f"one view; geopeft eval adds voting: {votes}"
+
+
+def _votes_in_words(voting: str, views: int, rounds: int, augment: Sequence[str]) -> str:
+    often = f", {rounds} rounds" if voting == "published" else ""
+    return f"{voting}, {views} views with {', '.join(augment) or 'no augmentation'}, mean of the logits{often}"
+
+
+def print_confusions(classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console) -> None:
     """Recall by class, and what each class is taken for most often.
 
     Args:
         classes: names.
-        counts: confusion matrix, rows are true classes.
-        counted: what it counts.
+        counts: confusion matrix of clouds, rows are true classes.
+        out: where to.
     """
     view = Table(box=None, pad_edge=False)
     view.add_column("class")
-    view.add_column(counted, justify="right")
+    view.add_column("clouds", justify="right")
     view.add_column("recall", justify="right")
     view.add_column("taken for")
     for index, (name, row) in enumerate(zip(classes, counts, strict=True)):

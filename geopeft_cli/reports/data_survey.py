@@ -37,7 +37,7 @@ class DataSurvey:
 
     Attributes:
         format: of the recipe.
-        classes: names.
+        classes: names; none of scenes, whose points alone have labels.
         part_names: of the labels of points.
         parts: by name.
         terms: under which a published set is given out; None for the user's own files.
@@ -65,9 +65,10 @@ def print_data_survey(survey: DataSurvey, out: Console) -> None:
         sizes = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,} (median {median:,})"
         out.print(f"{name}: {part.clouds:,} cloud{'s' * (part.clouds != 1)}, points in {counted}: {sizes}")
     out.print()
-    out.print(_table("class", "clouds", survey, survey.classes, lambda part, name: f"{part.classes[name]:,}"))
-    if survey.part_names:
+    if survey.classes:
+        out.print(_table("class", "clouds", survey, survey.classes, lambda part, name: f"{part.classes[name]:,}"))
         out.print()
+    if survey.part_names:
         out.print(_table("label", "points", survey, survey.part_names, _share))
         ignored = {name: part.ignored for name, part in survey.parts.items() if part.ignored}
         if ignored:

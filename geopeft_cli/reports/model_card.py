@@ -8,6 +8,7 @@ from typing import Any
 
 from geopeft_cli import __version__
 from geopeft_cli.reports.console import split_title
+from geopeft_cli.reports.protocol import augmented_in_words, prepared_in_words
 
 
 def model_card(
@@ -37,7 +38,7 @@ def model_card(
     method = recipe["method"]["name"]
     data, training = recipe["data"], recipe["training"]
     settings = {key: value for key, value in recipe["method"].items() if key != "name"}
-    augment = ", ".join(data["augment"]) or "none"
+    augment = augmented_in_words(data)
     figures = [
         f"| {split_title(split, training['select'])} | {name.replace('_', ' ')} | {value:.2f} % |"
         for split, values in metrics.items()
@@ -63,7 +64,7 @@ def model_card(
         f"({100 * trainable_parameters / total_parameters:.2f} %), head included |",
         f"| classes | {', '.join(classes)} |",
         *([f"| labels of points | {', '.join(part_names)} |"] if part_names else []),
-        f"| input | {data['points']} points, normalize {data['normalize']}, sampling {data['sampling']} |",
+        f"| input | {prepared_in_words(data)} |",
         f"| training | {training['epochs']} epochs, batch {training['batch_size']}, lr {training['lr']}, "
         f"augmentation {augment}, seed {recipe['seed']} |",
         f"| weights kept | {selection} |",

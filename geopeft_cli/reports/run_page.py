@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from geopeft_cli import __version__
-from geopeft_cli.reports.console import duration, folded, split_title, taken_for
+from geopeft_cli.reports.console import duration, folded, measured_in_words, split_title, taken_for
 from geopeft_cli.reports.markup import Cell, facts, paragraph, section, table
 from geopeft_cli.reports.mistakes import Mistake, card
+from geopeft_cli.reports.overlaps import CategoryScore
 from geopeft_cli.reports.parameters import ParameterTable
+from geopeft_cli.reports.protocol import augmented_in_words, prepared_in_words
 from geopeft_cli.reports.svg import line_chart
 
 LARGEST_MATRIX = 60
@@ -39,8 +41,7 @@ class RunFacts:
         classes: the classes of clouds, or the labels of points where ``is_dense``.
         confusion: counts (classes, classes) on the test split, rows are true classes.
         is_dense: whether every point has a label.
-        categories: for parts of objects, the category -> how many clouds it has and the mean of their intersections
-            over unions in percent.
+        categories: for parts of objects, the score of every category by its name.
         mistakes: the worst ones of the test split, worst first.
         parameters: what trained.
         environment: versions, system and device by name.
@@ -58,7 +59,7 @@ class RunFacts:
     parameters: ParameterTable
     environment: Mapping[str, str]
     mistakes: Sequence[Mistake] = ()
-    categories: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    categories: Mapping[str, CategoryScore] = field(default_factory=dict)
 
 
 def run_page(run: RunFacts) -> str:
@@ -191,7 +192,8 @@ def _percent(share: tuple[float, float]) -> Cell:
 
 def _categories(run: RunFacts) -> str:
     rows: list[list[str | Cell]] = [
-        [name, f"{count:,}", Cell(f"{iou:.1f} %", iou / 100)] for name, (count, iou) in run.categories.items()
+        [name, f"{score.clouds:,}", Cell(f"{score.miou:.1f} %", score.miou / 100)]
+        for name, score in run.categories.items()
     ]
     note = "Mean over the clouds of a category of the mean over its parts."
     return table(["category", "clouds", "mIoU"], rows, caption=note) if rows else ""
@@ -211,13 +213,14 @@ def _protocol(run: RunFacts) -> str:
     rows = facts(
         {
             "data": ", ".join(str(data[key]) for key in ("format", "root", "path") if data.get(key)),
-            "input": f"{data['points']} points, normalize {data['normalize']}, sampling {data['sampling']}",
-            "augmentation in training": ", ".join(data["augment"]) or "none",
+            "input": prepared_in_words(data),
+            "augmentation in training": augmented_in_words(data),
             "training": f"{training['epochs']} epochs, batch {training['batch_size']}, lr {training['lr']:g}, "
             f"{training['schedule']}, weight decay {training['weight_decay']:g}, {training['precision']}",
             "seed": run.recipe["seed"],
             "weights kept": run.selection["text"],
-            "measured": f"once on every cloud of the test split ({run.clouds:,}), without augmentation",
+            "measured": f"test split ({run.clouds:,} clouds), without augmentation: "
+            + measured_in_words(data, run.recipe["evaluation"]),
         }
     )
     quoted = [

@@ -8,6 +8,7 @@ TASKS = {
     "classification": "geopeft_cli.tasks.classification:Classification",
     "part_segmentation": "geopeft_cli.tasks.segmentation:PartSegmentation",
     "scene_segmentation": "geopeft_cli.tasks.segmentation:SceneSegmentation",
+    "voxel_segmentation": "geopeft_cli.tasks.voxel_segmentation:VoxelSegmentation",
 }
 
 

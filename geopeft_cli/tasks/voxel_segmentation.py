@@ -16,22 +16,27 @@ from geopeft_cli.tasks.part_metrics import IGNORED, confusion_matrix
 
 
 class VoxelSegmentation(Task):
-    """A linear head on every voxel's feature, trained with cross entropy and the Lovász-softmax loss, one to one.
+    """A linear head on every voxel's feature, trained with cross entropy and the Lovász-softmax loss.
 
     Args:
         classes: class names, in the order of the labels.
+        lovasz: weight of the Lovász-softmax loss beside the cross entropy; 1 as published.
+
+    Attributes:
+        weights: of the classes in the cross entropy, float32; ``None`` for equal ones.
     """
 
     name: ClassVar[str] = "voxel_segmentation"
     is_dense: ClassVar[bool] = True
     score: ClassVar[str] = "miou"
+    weights: Tensor | None = None
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = tuple(classes)
+    def __init__(self, classes: Sequence[str], lovasz: float = 1.0) -> None:
+        self.classes, self.lovasz = tuple(classes), lovasz
         self.head_names = ("seg_head",)
 
     def settings(self) -> dict[str, Any]:
-        return {"classes": list(self.classes)}
+        return {"classes": list(self.classes), "lovasz": self.lovasz}
 
     def attach(self, backbone: Backbone) -> None:
         """Add ``seg_head``.
@@ -53,7 +58,8 @@ class VoxelSegmentation(Task):
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Of the voxels with a label of a whole batch, a scalar; 0 where there is none. See IGNORED for the others."""
-        return sum(segmentation_losses(logits, targets), logits.new_zeros(()))
+        cross_entropy, lovasz = segmentation_losses(logits, targets, self.weights)
+        return cross_entropy + self.lovasz * lovasz
 
     def outcome(self, logits: Tensor, categories: Tensor | None = None) -> Tensor:
         return logits.argmax(dim=1)
@@ -66,11 +72,16 @@ class VoxelSegmentation(Task):
         return Confusion(self.classes, confusion_matrix(outcomes, targets, len(self.classes)))
 
 
-def segmentation_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy, the mean over the labeled points, and Lovász-softmax; both 0 where no point has a label."""
+def segmentation_losses(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cross entropy and Lovász-softmax over the labeled points; both 0 where no point has a label.
+
+    With ``weights`` of the classes, the cross entropy is the mean in which every point has that of its class.
+    """
     labeled = labels != IGNORED
     logits, labels = logits.float()[labeled], labels[labeled]
-    cross_entropy = F.cross_entropy(logits, labels) if len(labels) else logits.sum() * 0
+    weights = None if weights is None else weights.to(logits.device)
+    counts = len(labels) > 0 if weights is None else bool(weights[labels].any())
+    cross_entropy = F.cross_entropy(logits, labels, weights) if counts else logits.sum() * 0
     return cross_entropy, lovasz_softmax(logits.softmax(dim=1), labels)
 
 

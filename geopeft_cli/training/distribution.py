@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from geopeft_cli.contracts import Scenes
 from geopeft_cli.errors import UsageError
+
+Shared = TypeVar("Shared", Tensor, Scenes)
 
 
 class Ranks:
@@ -38,12 +42,17 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def share(self, batch: Tensor) -> Tensor:
+    def share(self, batch: Shared) -> Shared:
         """The rows of a batch that this rank computes.
 
         Raises:
-            UsageError: the batch does not divide evenly, which would weigh its clouds unequally.
+            UsageError: the batch does not divide evenly, which would weigh its clouds unequally; or it is of scenes,
+                which train in one process.
         """
+        if self.size == 1:
+            return batch
+        if isinstance(batch, Scenes):
+            raise UsageError("scenes train in one process", "Start geopeft without torchrun.")
         if batch.shape[0] % self.size:
             raise UsageError(
                 f"training.batch_size: a batch of {batch.shape[0]} clouds does not divide among {self.size} processes"

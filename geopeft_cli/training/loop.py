@@ -25,7 +25,14 @@ from geopeft_cli.training.checkpoints import (
 )
 from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.training.precision import autocast, loss_scaler
-from geopeft_cli.training.schedule import OwnGroup, epochs_run, learning_rate, parameter_groups
+from geopeft_cli.training.schedule import (
+    OneCycle,
+    OwnGroup,
+    Schedule,
+    epochs_run,
+    learning_rate,
+    parameter_groups,
+)
 
 
 class TrainingBatches(Protocol):
@@ -50,7 +57,7 @@ class Plan:
     epochs: int
     lr: float
     weight_decay: float
-    schedule: Literal["cosine_lag", "cosine"]
+    schedule: Schedule
     warmup_epochs: int
     min_lr: float
     warmup_lr: float
@@ -62,9 +69,15 @@ class Plan:
     checkpoint_every: int
     groups: tuple[OwnGroup, ...] = ()
     optimizer_steps: int = 1
+    one_cycle: OneCycle | None = None
 
     def rate(self, epoch: int, scale: float = 1.0) -> float:
-        """The rate of an epoch for parameters whose highest rate is ``scale`` times that of the others."""
+        """The rate of an epoch for parameters whose highest rate is ``scale`` times that of the others.
+
+        With ``one_cycle``, the highest of the run.
+        """
+        if self.schedule == "one_cycle":
+            return self.lr * scale
         return learning_rate(
             epoch,
             base=self.lr * scale,
@@ -115,7 +128,7 @@ def train(
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameter_groups(model, plan.weight_decay, plan.groups), lr=plan.lr)
     scaler = loss_scaler(plan.precision, device)
-    total = epochs_run(plan.schedule, plan.epochs)
+    total, updates = epochs_run(plan.schedule, plan.epochs), math.ceil(len(batches) / plan.accumulation)
     progress = load_progress(folder) or Progress(0, collect(), {}, recipe_digest=recipe_digest)
     if progress.epoch:
         load_official_state(model, progress.tensors)
@@ -127,9 +140,7 @@ def train(
         restore_generators(progress.generators)
 
     for epoch in range(progress.epoch, total):
-        rate = plan.rate(epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(epoch, group["lr_scale"])
+        rate = _set_rates(optimizer, plan, epoch)
         method.start_epoch(epoch, total)
         listener.epoch_starts(epoch, total, len(batches))
         started = time.perf_counter()
@@ -155,9 +166,14 @@ def train(
             scaler.scale(loss / accumulated).backward()
             pending += 1
             if pending == accumulated:
+                if plan.schedule == "one_cycle":
+                    done = epoch * updates + step // plan.accumulation
+                    rate = _set_rates(optimizer, plan, epoch, (done, total * updates))
                 _update(optimizer, scaler, trainable, plan.clip_norm, ranks, plan.optimizer_steps)
                 pending = 0
-            hits = float((logits.detach().argmax(dim=-1) == targets).sum()) * len(targets) / targets.numel()
+            counted = targets >= 0
+            right = ((logits.detach().argmax(dim=-1) == targets) & counted).sum()
+            hits = float(right) * len(targets) / max(int(counted.sum()), 1)
             loss_sum, correct, seen = loss_sum + value * len(targets), correct + hits, seen + len(targets)
             listener.step_done(value, 100.0 * hits / len(targets), rate)
         ranks.copy_from_first(model.buffers())
@@ -198,6 +214,20 @@ def train(
     if plan.select == "last" or progress.best is None or progress.best_epoch is None:
         return Outcome(progress.tensors, progress.epoch - 1, None)
     return Outcome(progress.best, progress.best_epoch, progress.best_score)
+
+
+def _set_rates(
+    optimizer: torch.optim.Optimizer, plan: Plan, epoch: int, update: tuple[int, int] | None = None
+) -> float:
+    """Set the rates of an epoch, or of one update among all; return that of parameters without one of their own."""
+    factor = 1.0
+    if plan.schedule == "one_cycle":
+        factor, beta1 = (plan.one_cycle or OneCycle()).at(*(update or (0, 1)))
+        for group in optimizer.param_groups:
+            group["betas"] = (beta1, group["betas"][1])
+    for group in optimizer.param_groups:
+        group["lr"] = factor * plan.rate(epoch, group["lr_scale"])
+    return factor * plan.rate(epoch)
 
 
 def _update(

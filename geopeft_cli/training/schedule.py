@@ -14,8 +14,10 @@ from torch import nn
 from geopeft_cli.contracts import official_name
 from geopeft_cli.errors import UsageError
 
+Schedule = Literal["cosine_lag", "cosine", "one_cycle"]
 
-def epochs_run(schedule: Literal["cosine_lag", "cosine"], epochs: int) -> int:
+
+def epochs_run(schedule: Schedule, epochs: int) -> int:
     """Passes over the training set: the published loops run epochs 0..T, which are T + 1."""
     return epochs + 1 if schedule == "cosine_lag" else epochs
 
@@ -28,7 +30,7 @@ def learning_rate(
     warmup_epochs: int,
     warmup_lr: float,
     min_lr: float,
-    schedule: Literal["cosine_lag", "cosine"],
+    schedule: Schedule,
 ) -> float:
     """The rate of an epoch: linear warm-up, then a cosine over all epochs that does not restart after it.
 
@@ -41,6 +43,40 @@ def learning_rate(
     if time >= epochs:
         return min_lr
     return min_lr + (base - min_lr) * (1 + math.cos(math.pi * time / epochs)) / 2
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """The 1cycle policy (Smith & Topin, arXiv 1708.07120), by steps, in two phases that are both cosines.
+
+    Attributes:
+        warmup: share of all steps in which the rate rises.
+        start_division: the highest rate over the first.
+        end_division: the first rate over the last.
+    """
+
+    warmup: float = 0.05
+    start_division: float = 10.0
+    end_division: float = 1000.0
+
+    def at(self, step: int, steps: int) -> tuple[float, float]:
+        """The factor on the highest rate, and beta1, which falls from 0.95 to 0.85 and rises again.
+
+        Args:
+            step: of the optimizer, from 0.
+            steps: of the whole run.
+        """
+        peak, last = self.warmup * steps - 1, max(steps - 1, 1)
+        first, end = 1 / self.start_division, 1 / (self.start_division * self.end_division)
+        if step <= peak:
+            share = step / peak if peak > 0 else 1.0
+            return _cosine(first, 1.0, share), _cosine(0.95, 0.85, share)
+        share = min((step - peak) / max(last - peak, 1), 1.0)
+        return _cosine(1.0, end, share), _cosine(0.85, 0.95, share)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 def decays(name: str, parameter: torch.Tensor) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from geopeft_cli.assemble import load_splits
-from geopeft_cli.data.clouds import IGNORED, CloudSet
+from geopeft_cli.data.clouds import IGNORED, CloudSet, Labels
+from geopeft_cli.data.scenes import SceneSet, SceneSplits
 from geopeft_cli.data.terms import TERMS
 from geopeft_cli.errors import DataError
 from geopeft_cli.recipe.load import load_recipe
@@ -29,20 +30,49 @@ def survey_data(source: str, overrides: Sequence[str] = (), clouds: int = 256) -
     """
     recipe = load_recipe(source, overrides)
     splits = load_splits(recipe)
+    names = list(splits.train.classes)
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     return DataSurvey(
         recipe.data.format,
-        list(splits.train.classes),
-        list(splits.train.part_names),
-        {name: _part(name, part, clouds) for name, part in parts.items() if part is not None},
+        [] if isinstance(splits, SceneSplits) else names,
+        names if isinstance(splits, SceneSplits) else list(splits.train.part_names),
+        {
+            name: _scenes(name, part, clouds) if isinstance(part, SceneSet) else _part(name, part, clouds)
+            for name, part in parts.items()
+            if part is not None
+        },
         TERMS.get(recipe.data.format),
     )
+
+
+def _scenes(name: str, scenes: SceneSet, most: int) -> PartSurvey:
+    """Of scenes, whose classes are those of points."""
+    if not len(scenes):
+        raise DataError(f"the {name} set has no scenes", "Check the split of the data.")
+    chosen = _spread(len(scenes), most)
+    sizes, counts = [], np.zeros(len(scenes.classes) + 1, dtype=np.int64)
+    for index in chosen:
+        labels = scenes[int(index)].labels
+        sizes.append(len(labels))
+        counts += np.bincount(labels % len(counts), minlength=len(counts))
+    return PartSurvey(
+        len(scenes),
+        {},
+        len(chosen),
+        (int(min(sizes)), int(np.median(sizes)), int(max(sizes))),
+        dict(zip(scenes.classes, counts[:-1].tolist(), strict=True)),
+        int(counts[IGNORED]),
+    )
+
+
+def _spread(size: int, most: int) -> Labels:
+    return np.unique(np.linspace(0, size - 1, min(most, size)).round().astype(np.int64))
 
 
 def _part(name: str, clouds: CloudSet, most: int) -> PartSurvey:
     if not len(clouds):
         raise DataError(f"the {name} set has no clouds", "Check the split of the data.")
-    chosen = np.unique(np.linspace(0, len(clouds) - 1, min(most, len(clouds))).round().astype(int))
+    chosen = _spread(len(clouds), most)
     sizes, counts = [], np.zeros(len(clouds.part_names) + 1, dtype=np.int64)
     for index in chosen:
         cloud = clouds[int(index)]

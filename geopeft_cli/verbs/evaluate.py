@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from geopeft_cli.assemble import make_batches, make_preparation
-from geopeft_cli.contracts import Backbone
-from geopeft_cli.data.clouds import CloudSet
+from geopeft_cli.assemble import AnySet, make_batches, make_preparation, make_scene_batches
+from geopeft_cli.contracts import Backbone, Task
+from geopeft_cli.data.scene_pipelines import views_of
+from geopeft_cli.data.scenes import SceneSet
 from geopeft_cli.data.views import Views
 from geopeft_cli.errors import UsageError
-from geopeft_cli.evaluation.scenes import evaluate_set
+from geopeft_cli.evaluation.loop import Evaluation
+from geopeft_cli.evaluation.overlaps import category_scores, label_scores
+from geopeft_cli.evaluation.scenes import evaluate_set, vote_scenes
 from geopeft_cli.evaluation.voting import Votes, vote
 from geopeft_cli.recipe.schema import Recipe
+from geopeft_cli.reports.overlaps import CategoryScore, LabelScore
+from geopeft_cli.tasks.segmentation import PartSegmentation
 from geopeft_cli.training.precision import autocast, choose_device
 from geopeft_cli.verbs.opening import open_data, open_trained
 
@@ -37,6 +42,8 @@ class Result:
         weights_kept: the same in words.
         voting: ``evaluation.voting``; the metrics above are always those of one view.
         votes: the figures of the vote, where there was one.
+        labels: where points are counted, their labels in the order of ``classes``.
+        categories: for parts of objects, by name.
     """
 
     split: str
@@ -49,6 +56,8 @@ class Result:
     weights_kept: str
     voting: str = "none"
     votes: Votes | None = None
+    labels: list[LabelScore] = field(default_factory=list)
+    categories: dict[str, CategoryScore] = field(default_factory=dict)
 
 
 def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
@@ -61,7 +70,7 @@ def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
     recipe = opened.recipe
     splits = open_data(opened)
     part = recipe.evaluation.split
-    clouds = getattr(splits, part)
+    clouds: AnySet | None = getattr(splits, part)
     if clouds is None or len(clouds) == 0:
         raise UsageError(f"evaluation.split: the data has no {part} split", "Choose train, validation or test.")
     device = choose_device(recipe.training.device)
@@ -70,8 +79,9 @@ def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
     batches = make_batches(recipe, clouds, part, training=False, batch_size=recipe.evaluation.batch_size)
     precision = recipe.training.precision
     found = evaluate_set(opened.model.to(device), clouds, batches, device, lambda: autocast(precision, device))
-    assert opened.model.task is not None
-    confusion = opened.model.task.confusion(found.outcomes, found.targets)
+    task = opened.model.task
+    assert task is not None
+    confusion = task.confusion(found.outcomes, found.targets)
     manifest = opened.manifest
     return Result(
         part,
@@ -79,18 +89,30 @@ def evaluate_trained(path: Path, overrides: Sequence[str] = ()) -> Result:
         found.metrics,
         list(confusion.names),
         confusion.counts.tolist(),
-        "points" if opened.model.task.is_dense else "clouds",
+        "points" if task.is_dense else "clouds",
         select=manifest.recipe["training"]["select"],
         weights_kept=manifest.selection["text"],
         voting=recipe.evaluation.voting,
         votes=_votes(opened.model, clouds, recipe, device),
+        labels=label_scores(confusion) if task.is_dense else [],
+        categories=_categories(task, found, clouds),
     )
 
 
-def _votes(model: Backbone, clouds: CloudSet, recipe: Recipe, device: torch.device) -> Votes | None:
+def _categories(task: Task, found: Evaluation, clouds: AnySet) -> dict[str, CategoryScore]:
+    if not isinstance(task, PartSegmentation):
+        return {}
+    assert not isinstance(clouds, SceneSet)
+    return category_scores(task, found, clouds)
+
+
+def _votes(model: Backbone, clouds: AnySet, recipe: Recipe, device: torch.device) -> Votes | None:
     section, precision = recipe.evaluation, recipe.training.precision
     if section.voting == "none":
         return None
+    if section.voting == "fragments":
+        return _fragment_votes(model, clouds, recipe, device)
+    assert not isinstance(clouds, SceneSet)
     augment = section.view_augment
     views = Views(clouds, make_preparation(recipe), batch_size=section.batch_size, seed=recipe.seed, augment=augment)
     passes = section.views * (section.rounds if section.voting == "published" else 1)
@@ -106,3 +128,15 @@ def _votes(model: Backbone, clouds: CloudSet, recipe: Recipe, device: torch.devi
             augment=augment,
             advance=bar.update,
         )
+
+
+def _fragment_votes(model: Backbone, scenes: AnySet, recipe: Recipe, device: torch.device) -> Votes:
+    section, precision = recipe.evaluation, recipe.training.precision
+    assert isinstance(scenes, SceneSet)
+    batches = make_scene_batches(recipe, scenes, "test", training=False, batch_size=1)
+    with tqdm(total=len(scenes), unit="scene", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False) as bar:
+        found = vote_scenes(
+            model, batches, section.scene_views, device, lambda: autocast(precision, device), bar.update
+        )
+    views = len(views_of(section.scene_views))
+    return Votes("fragments", views, 1, (section.scene_views,), {"fragments": found.metrics})

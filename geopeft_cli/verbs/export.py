@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from geopeft_cli.adapters.merge import merge
+from geopeft_cli.errors import ExportError
 from geopeft_cli.storage import refuse_existing
 from geopeft_cli.verbs.opening import check_clouds, open_trained
 
@@ -42,8 +44,14 @@ def export_trained(path: Path, layout: str, output: Path, overrides: Sequence[st
     """
     refuse_existing(output, file=layout != "peft")
     opened = open_trained(path, overrides)
-    batches, note = check_clouds(opened)
-    clouds, model, manifest = torch.cat(batches), opened.model, opened.manifest
+    found, note = check_clouds(opened)
+    batches, model, manifest = [each for each in found if isinstance(each, Tensor)], opened.model, opened.manifest
+    if not batches:
+        raise ExportError(
+            f"{layout} is for networks of objects; {model.name} reads scenes of any size, whose shapes depend on them",
+            "Merge the adapter, which writes a checkpoint in the official layout, or use it from Python.",
+        )
+    clouds = torch.cat(batches)
     if layout == "onnx":
         from geopeft_cli.exporting.onnx import export_onnx
 

@@ -16,17 +16,25 @@ from torch import Tensor, nn
 
 from geopeft_cli.adapters.directory import adapter_state, save_adapter
 from geopeft_cli.adapters.manifest import Manifest, label_names
-from geopeft_cli.assemble import Experiment, build, load_splits, make_batches, point_counts
-from geopeft_cli.contracts import Backbone, Vocabulary, load_official_state, memories
-from geopeft_cli.data.clouds import CloudSet, Splits
-from geopeft_cli.data.s3dis_blocks import label_weights
+from geopeft_cli.assemble import (
+    AnySet,
+    Experiment,
+    build,
+    load_splits,
+    loss_weights,
+    make_batches,
+    vocabulary,
+)
+from geopeft_cli.contracts import Backbone, load_official_state, memories
+from geopeft_cli.data.clouds import Splits
+from geopeft_cli.data.scenes import SceneSet, SceneSplits
 from geopeft_cli.errors import UsageError
 from geopeft_cli.evaluation.loop import Evaluation
 from geopeft_cli.evaluation.scenes import evaluate_set
 from geopeft_cli.recipe.dump import dump_recipe
 from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.recipe.locations import resolve_paths
-from geopeft_cli.recipe.schema import Recipe, SceneSegmentationTask
+from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.reports.environment import environment, versions
 from geopeft_cli.reports.memory import peak_memory
 from geopeft_cli.reports.model_card import model_card
@@ -35,11 +43,12 @@ from geopeft_cli.reports.records import MetricsLog, read_records
 from geopeft_cli.storage import new_file, refuse_existing
 from geopeft_cli.tasks import task_class
 from geopeft_cli.tasks.segmentation import SceneSegmentation
+from geopeft_cli.tasks.voxel_segmentation import VoxelSegmentation
 from geopeft_cli.training.checkpoints import load_progress, seed_everything
 from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.training.loop import Outcome, Plan, train
 from geopeft_cli.training.precision import autocast, choose_device
-from geopeft_cli.training.schedule import epochs_run, parameter_groups
+from geopeft_cli.training.schedule import OneCycle, epochs_run, parameter_groups
 from geopeft_cli.verbs.remembering import remember
 from geopeft_cli.verbs.report import METRICS, leave_report
 
@@ -66,7 +75,7 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
-def prepare(recipe: Recipe) -> tuple[Splits, Experiment]:
+def prepare(recipe: Recipe) -> tuple[Splits | SceneSplits, Experiment]:
     """Data and model of a recipe, everything checked that can be before training.
 
     Raises:
@@ -75,11 +84,10 @@ def prepare(recipe: Recipe) -> tuple[Splits, Experiment]:
     splits = load_splits(recipe)
     if recipe.training.select == "best_validation" and splits.validation is None:
         raise UsageError("training.select: best_validation needs a validation split, and the data has none")
-    experiment = build(recipe, Vocabulary.of(splits.train))
+    experiment = build(recipe, vocabulary(splits.train))
     parameter_groups(experiment.model, recipe.training.weight_decay, experiment.own_groups)
-    if isinstance(recipe.task, SceneSegmentationTask) and recipe.task.class_weights == "cube_root":
-        assert isinstance(experiment.task, SceneSegmentation)
-        experiment.task.weights = torch.from_numpy(label_weights(point_counts(splits.train))).float()
+    if isinstance(experiment.task, SceneSegmentation | VoxelSegmentation):
+        experiment.task.weights = loss_weights(recipe, splits.train)
     if experiment.checkpoint.head and recipe.task.head_from == "fresh":
         logger.warning("%s: its head is not used (task.head_from: fresh)", recipe.backbone.checkpoint)
     return splits, experiment
@@ -141,8 +149,10 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     seed_everything(recipe.seed)
     splits, experiment = prepare(recipe)
     model = experiment.model.to(device)
-    memory = remember(experiment, splits.train, device)
-    _check_share(model, min(settings.batch_size, len(splits.train)), ranks)
+    memory = None
+    if not isinstance(splits.train, SceneSet):
+        memory = remember(experiment, splits.train, device)
+        _check_share(model, min(settings.batch_size, len(splits.train)), ranks)
     batches = make_batches(recipe, splits.train, "train", training=True, batch_size=settings.batch_size)
     watched = _watched_split(recipe, splits)
     measure_watched = None if watched is None else _measuring(experiment, device, *watched)
@@ -162,6 +172,7 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     )
     plan_fields = {name: getattr(settings, name) for name in Plan.__dataclass_fields__}
     plan_fields["groups"] = experiment.own_groups
+    plan_fields["one_cycle"] = OneCycle(**settings.one_cycle.model_dump()) if settings.one_cycle else OneCycle()
     try:
         outcome = train(
             model,
@@ -210,14 +221,14 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     return Run(folder, recipe, selection, metrics, summary)
 
 
-def _measuring(experiment: Experiment, device: torch.device, part: str, clouds: CloudSet) -> Callable[[], Evaluation]:
+def _measuring(experiment: Experiment, device: torch.device, part: str, found: AnySet) -> Callable[[], Evaluation]:
     """A function that measures the experiment's model, as it is at the call, on a part of its data."""
     recipe = experiment.recipe
-    batches = make_batches(recipe, clouds, part, training=False, batch_size=recipe.evaluation.batch_size)
+    batches = make_batches(recipe, found, part, training=False, batch_size=recipe.evaluation.batch_size)
 
     def measure() -> Evaluation:
         precision = recipe.training.precision
-        return evaluate_set(experiment.model, clouds, batches, device, lambda: autocast(precision, device))
+        return evaluate_set(experiment.model, found, batches, device, lambda: autocast(precision, device))
 
     return measure
 
@@ -252,7 +263,7 @@ def _check_share(model: Backbone, batch: int, ranks: Ranks) -> None:
         )
 
 
-def _watched_split(recipe: Recipe, splits: Splits) -> tuple[str, CloudSet] | None:
+def _watched_split(recipe: Recipe, splits: Splits | SceneSplits) -> tuple[str, AnySet] | None:
     """The split measured during training: the test split only where the recipe selects by it."""
     if recipe.training.select == "best_test":
         return "test", splits.test

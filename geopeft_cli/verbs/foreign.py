@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from geopeft_cli.adapters.directory import StoredAdapter, load_adapter
 from geopeft_cli.adapters.manifest import Manifest, label_names
 from geopeft_cli.adapters.peft_layout import CONFIG, adapted_modules, lora_config
-from geopeft_cli.assemble import Experiment, build, load_splits
-from geopeft_cli.contracts import Vocabulary
+from geopeft_cli.assemble import Experiment, build, load_splits, vocabulary
 from geopeft_cli.errors import AdapterError
 from geopeft_cli.recipe.load import parse_recipe
 
@@ -40,7 +39,7 @@ def adopt(adapter: StoredAdapter, overrides: Sequence[str]) -> tuple[Experiment,
     name = re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "", adapter.folder.resolve().name) or "adapter"
     text = json.dumps({"name": name, "description": "adapter written by Hugging Face peft", "method": method})
     recipe = parse_recipe(text, str(adapter.folder), overrides)
-    experiment = build(recipe, Vocabulary.of(load_splits(recipe).test))
+    experiment = build(recipe, vocabulary(load_splits(recipe).test))
     load_adapter(experiment.model, adapter.tensors, experiment.fresh, str(adapter.folder))
     experiment.model.eval()
     manifest = Manifest(

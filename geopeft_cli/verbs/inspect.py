@@ -9,6 +9,7 @@ from typing import Any
 
 from geopeft_cli.recipe.methods import LINEAR_ONLY, RELEASED_ONLY
 from geopeft_cli.reports.parameters import ParameterTable, parameter_table, structure_warnings
+from geopeft_cli.reports.protocol import prepared_in_words
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def inspect_adapter(path: Path) -> Inspection:
 
 def inspect_recipe(source: str) -> Inspection:
     """A recipe: the model is built, and two steps on random clouds find parameters that no gradient reaches."""
+    from geopeft_cli.assemble import vocabulary
+    from geopeft_cli.data.scenes import SceneSplits
     from geopeft_cli.recipe.load import load_recipe
     from geopeft_cli.verbs.finetune import prepare
     from geopeft_cli.verbs.probing import (
@@ -94,12 +97,16 @@ def inspect_recipe(source: str) -> Inspection:
         "method": _described(recipe.method.model_dump()),
         "monarch": monarch_structure(experiment.model),
         "backbone": f"{recipe.backbone.name}, {recipe.backbone.checkpoint}",
-        "clouds": ", ".join(f"{name} {len(part)}" for name, part in parts.items() if part is not None),
+        "scenes" if isinstance(splits, SceneSplits) else "clouds": ", ".join(
+            f"{name} {len(part)}" for name, part in parts.items() if part is not None
+        ),
         "classes": len(splits.train.classes),
-        **({"labels_of_points": len(splits.train.part_names)} if splits.train.part_names else {}),
+        "labels_of_points": len(vocabulary(splits.train).part_names) or None,
         "fusion": fused_blocks(experiment.model),
-        "memory": remembered_clouds(experiment, splits.train),
-        "augment": ", ".join(recipe.data.augment) or "none",
+        "memory": "" if isinstance(splits, SceneSplits) else remembered_clouds(experiment, splits.train),
+        "augment": recipe.data.augment
+        if isinstance(recipe.data.augment, str)
+        else ", ".join(recipe.data.augment) or "none",
         "rates": rates_in_words(experiment),
         "select": recipe.training.select,
         "published": [published.model_dump() for published in recipe.published],
@@ -145,7 +152,7 @@ def _facts(manifest: Any) -> dict[str, Any]:
         "base_sha256": manifest.base_sha256,
         "classes": manifest.classes,
         **({"labels_of_points": manifest.part_names} if manifest.part_names else {}),
-        "input": f"{recipe['data']['points']} points, normalize {recipe['data']['normalize']}",
+        "input": prepared_in_words(recipe["data"]),
         "seed": recipe["seed"],
         "weights_kept": manifest.selection.get("text"),
         "metrics": manifest.metrics,

@@ -13,7 +13,7 @@ from torch import Tensor
 from geopeft_cli.adapters.header import read_header
 from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
 from geopeft_cli.adapters.peft_layout import TENSORS, find_adapter
-from geopeft_cli.assemble import Experiment, build, load_splits, make_batches
+from geopeft_cli.assemble import Experiment, build, make_cloud_batches, object_splits
 from geopeft_cli.contracts import Backbone, Tokens, Vocabulary
 from geopeft_cli.data.clouds import Subset
 from geopeft_cli.errors import GeopeftError, UsageError
@@ -125,12 +125,12 @@ def _by_center(tokens: Tokens, features: Tensor) -> Tensor:
 
 def _clouds(recipe: Recipe, count: int) -> tuple[str, list[Tensor], Vocabulary]:
     """Name of the split, its first prepared clouds in batches, and what the labels are called."""
-    splits = load_splits(recipe)
+    splits = object_splits(recipe, "--local-distance")
     split, part = "validation", splits.validation
     if part is None or not len(part):
         split, part = "test", splits.test
     chosen = Subset(part, range(min(count, len(part))))
-    batches = make_batches(recipe, chosen, split, training=False, batch_size=recipe.evaluation.batch_size)
+    batches = make_cloud_batches(recipe, chosen, split, training=False, batch_size=recipe.evaluation.batch_size)
     return split, [batch.points for batch in batches.epoch(0)], Vocabulary.of(splits.train)
 
 

@@ -106,7 +106,7 @@ def _notes(model: Measured, first: Measured, recipe: Recipe, neighbors: int) -> 
         yield f"{model.name}: made for another base, so that no difference is shown"
     if model.manifest is None:
         return
-    own, given = model.manifest.recipe, recipe.data
+    own, given = model.manifest.recipe, recipe.objects
     points, normalize = own["data"]["points"], own["data"]["normalize"]
     if (points, normalize) != (given.points, given.normalize):
         yield (

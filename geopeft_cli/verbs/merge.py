@@ -13,7 +13,6 @@ from geopeft_cli.adapters.tensors import write_tensors
 from geopeft_cli.assemble import make_batches
 from geopeft_cli.backbones.checkpoint import SETTINGS_KEY, fingerprint
 from geopeft_cli.contracts import Backbone, official_state
-from geopeft_cli.data.clouds import CloudSet
 from geopeft_cli.errors import DataError, UsageError
 from geopeft_cli.evaluation.scenes import evaluate_set
 from geopeft_cli.storage import new_file, refuse_existing
@@ -79,13 +78,13 @@ def merge_trained(
 def accuracies(opened: Opened, model: Backbone) -> tuple[float, float] | None:
     """Test accuracy in percent of what was opened and of what was made of it; ``None`` without its data."""
     try:
-        clouds: CloudSet = open_data(opened).test
+        found = open_data(opened).test
     except (UsageError, DataError):
         return None
     recipe = opened.recipe
     device = choose_device(recipe.training.device)
-    batches = make_batches(recipe, clouds, "test", training=False, batch_size=recipe.evaluation.batch_size)
+    batches = make_batches(recipe, found, "test", training=False, batch_size=recipe.evaluation.batch_size)
     before, after = (
-        evaluate_set(each.to(device), clouds, batches, device).metrics["accuracy"] for each in (opened.model, model)
+        evaluate_set(each.to(device), found, batches, device).metrics["accuracy"] for each in (opened.model, model)
     )
     return before, after

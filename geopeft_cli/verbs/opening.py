@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,13 +15,24 @@ from geopeft_cli.adapters.directory import read_adapter
 from geopeft_cli.adapters.header import read_header
 from geopeft_cli.adapters.manifest import HEADER_KEY, Manifest
 from geopeft_cli.adapters.peft_layout import find_adapter
-from geopeft_cli.assemble import Experiment, load_splits, make_batches, rebuild, rebuild_merged
-from geopeft_cli.contracts import Backbone
-from geopeft_cli.data.clouds import Splits, Subset
+from geopeft_cli.assemble import (
+    Experiment,
+    load_splits,
+    make_cloud_batches,
+    make_scene_batches,
+    rebuild,
+    rebuild_merged,
+)
+from geopeft_cli.contracts import Backbone, Scenes
+from geopeft_cli.data.clouds import Labels, Splits, Subset
+from geopeft_cli.data.scenes import SceneSplits, SomeScenes
 from geopeft_cli.errors import DataError, UsageError
 from geopeft_cli.recipe.load import parse_recipe
+from geopeft_cli.recipe.scene_data import SceneDataSettings
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.verbs.foreign import adopt
+
+CHECKED_SCENES = 4
 
 
 @dataclass(frozen=True)
@@ -105,15 +117,15 @@ def recorded_recipe(manifest: Manifest, source: Path, overrides: Sequence[str] =
     return parse_recipe(json.dumps(manifest.recipe), f"the recipe in {source}", overrides)
 
 
-def open_data(opened: Opened) -> Splits:
-    """The clouds of the recipe, whose classes must be those of the adapter.
+def open_data(opened: Opened) -> Splits | SceneSplits:
+    """The clouds or scenes of the recipe, whose classes must be those of the adapter.
 
     Raises:
         DataError: the data has other classes.
     """
     splits = load_splits(opened.recipe)
     _require_same("classes", splits.test.classes, opened.manifest.classes, opened.source)
-    if opened.manifest.part_names:
+    if opened.manifest.part_names and isinstance(splits, Splits):
         _require_same("labels of points", splits.test.part_names, opened.manifest.part_names, opened.source)
     return splits
 
@@ -129,18 +141,38 @@ def _require_same(what: str, found: Sequence[str], known: Sequence[str], source:
     raise DataError(f"the data does not have the {what} that {source} was trained on: {detail}")
 
 
-def check_clouds(opened: Opened, count: int = 64) -> tuple[list[Tensor], str]:
-    """Prepared clouds on which a result is held against the model, and what they are in words.
+def check_clouds(opened: Opened, count: int = 64) -> tuple[Sequence[Tensor] | Sequence[Scenes], str]:
+    """Batches of prepared clouds on which a result is held against the model, and what they are in words.
 
     They are spread over the recipe's training split, or over simulated scans where its data is not on this machine.
+    Of scenes there are fewer, each a batch.
     """
     recipe, note = opened.recipe, "of the training split"
     try:
-        clouds = load_splits(recipe).train
+        splits = load_splits(recipe)
     except (UsageError, DataError):
-        values = {"format": "shapes", "points": recipe.data.points, "normalize": recipe.data.normalize}
-        recipe = Recipe.model_validate({**recipe.model_dump(), "data": values})
-        clouds, note = load_splits(recipe).train, "simulated, since the recipe's data is not here"
-    chosen = Subset(clouds, np.unique(np.linspace(0, len(clouds) - 1, count).round().astype(int)))
-    batches = make_batches(recipe, chosen, "check", training=False, batch_size=16)
+        recipe, note = _simulated(recipe), "simulated, since the recipe's data is not here"
+        splits = load_splits(recipe)
+    if isinstance(splits, SceneSplits):
+        some = SomeScenes(splits.train, _spread(len(splits.train), min(count, CHECKED_SCENES)))
+        views = make_scene_batches(recipe, some, "check", training=False, batch_size=1)
+        return [batch.points for batch in views.epoch(0)], f"{len(some)} scenes {note}"
+    chosen = Subset(splits.train, _spread(len(splits.train), count))
+    batches = make_cloud_batches(recipe, chosen, "check", training=False, batch_size=16)
     return [batch.points for batch in batches.epoch(0)], f"{len(chosen)} clouds {note}"
+
+
+def _simulated(recipe: Recipe) -> Recipe:
+    """The recipe with embedded data in place of its own, prepared as that is."""
+    data = recipe.data
+    values: dict[str, Any]
+    if isinstance(data, SceneDataSettings):
+        values = {"format": "rooms", "grid": data.grid, "features": data.features, "augment": data.augment}
+    else:
+        values = {"format": "shapes", "points": data.points, "normalize": data.normalize}
+    return Recipe.model_validate({**recipe.model_dump(), "data": values})
+
+
+def _spread(size: int, count: int) -> Labels:
+    """``count`` indices below ``size``, at even distances, or all."""
+    return np.unique(np.linspace(0, size - 1, count).round().astype(np.int64))

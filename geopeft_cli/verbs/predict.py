@@ -193,7 +193,7 @@ def _write_points(folder: Path, one: Input, prediction: Prediction, classes: Seq
 
 
 def _draw(folder: Path, one: Input, prediction: Prediction, model: TrainedModel) -> None:
-    up = "z" if "rotate_z" in model.recipe.data.augment else "y"
+    up = "z" if "rotate_z" in model.recipe.objects.augment else "y"
     place, cloud = _place(folder, one, ".png"), prediction.cloud
     if model.is_dense:
         present = np.unique(prediction.labels)
@@ -211,7 +211,7 @@ def _place(folder: Path, one: Input, suffix: str) -> Path:
 
 
 def _write_tables(folder: Path, model: TrainedModel, rows: Sequence[dict[str, Any]], skipped: list[Skipped]) -> None:
-    data = model.recipe.data
+    data = model.recipe.objects
     record = {
         "model": str(model.source),
         "task": model.recipe.task.name,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from geopeft_cli.backbones import BACKBONES, SCENE_BACKBONES, backbone_class, sc
 from geopeft_cli.backbones.checkpoint import infer_sizes, load_backbone, read_checkpoint
 from geopeft_cli.backbones.layouts import Identity
 from geopeft_cli.backbones.scene_checkpoint import scene_settings
-from geopeft_cli.contracts import Backbone, memories, official_parameters
+from geopeft_cli.contracts import Backbone, SceneBackbone, Scenes, memories, official_parameters
 from geopeft_cli.data.clouds import CloudSet
+from geopeft_cli.data.scene_batches import SceneBatch
 from geopeft_cli.errors import GeopeftError
 from geopeft_cli.methods.monarch import MonarchFactors
 from geopeft_cli.objective import training_loss
@@ -92,15 +94,28 @@ def dead_parameters(experiment: Experiment, steps: int = 3) -> list[str]:
     for memory in memories(model).values():  # of no clouds: only what is reached counts
         memory.fill(torch.randn(clouds, memory.columns.shape[0], generator=generator), torch.arange(clouds))
     for _ in range(steps):
-        points = torch.rand(4, experiment.recipe.data.points, 3, generator=generator) - 0.5
-        labels = torch.randint(counts["classes"], (4,), generator=generator)
-        of_points = torch.randint(counts.get("part_names", 1), points.shape[:2], generator=generator)
-        batch = _RandomBatch(points, labels, of_points)
+        batch = _random_batch(experiment, counts, generator)
+        points = batch.points
         optimizer.zero_grad()
         training_loss(model, task, points, task.targets(batch), *task.conditions(batch))[0].backward()
         optimizer.step()
         reached |= {name for name, p in parameters.items() if p.grad is not None and bool(p.grad.any())}
     return [name for name in parameters if name not in reached]
+
+
+def _random_batch(experiment: Experiment, counts: Mapping[str, int], generator: torch.Generator) -> Any:
+    """Clouds, or two scenes, with random labels."""
+    model = experiment.model
+    if isinstance(model, SceneBackbone):
+        voxels = torch.randint(16, (400, 3), generator=generator)
+        features = torch.rand(len(voxels), model.in_channels, generator=generator)
+        scenes = Scenes(voxels.float(), voxels, features, torch.tensor([0, len(voxels) // 2, len(voxels)]))
+        return SceneBatch(scenes, torch.randint(counts["classes"], (len(voxels),), generator=generator), ())
+    points = torch.rand(4, experiment.recipe.objects.points, 3, generator=generator) - 0.5
+    labels = torch.randint(counts["classes"], (4,), generator=generator)
+    return _RandomBatch(
+        points, labels, torch.randint(counts.get("part_names", 1), points.shape[:2], generator=generator)
+    )
 
 
 def loadability(path: Path, identity: Identity) -> str:
@@ -122,7 +137,7 @@ def loadability(path: Path, identity: Identity) -> str:
 
 
 def _scene_loadability(path: Path, identity: Identity) -> str:
-    """The same for networks that read scenes, which no recipe names yet."""
+    """The same for networks that read scenes."""
     assert identity.backbone is not None
     kind = scene_backbone_class(identity.backbone)
     try:
@@ -132,4 +147,4 @@ def _scene_loadability(path: Path, identity: Identity) -> str:
         return f"no: {error.message}"
     head = f"; has a head for {identity.classes} classes" if identity.classes else ""
     starts = f"; starts fresh: {', '.join(fresh)}" if fresh else ""
-    return f"from Python, as {identity.backbone}{head}{starts}; recipes for scenes are not there yet"
+    return f"yes, as {identity.backbone}{head}{starts}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from geopeft_cli.adapters.tensors import write_tensors
-from geopeft_cli.assemble import Experiment, make_batches
+from geopeft_cli.assemble import Experiment, make_cloud_batches
 from geopeft_cli.backbones.checkpoint import fingerprint
 from geopeft_cli.contracts import Memory, memories
 from geopeft_cli.data.clouds import CloudSet
+from geopeft_cli.recipe.backbones import ObjectBackboneSection
 from geopeft_cli.reports.progress import counted
 from geopeft_cli.storage import cache_folder, new_file
 
@@ -97,13 +99,15 @@ def read_vectors(path: Path, record: dict[str, Any]) -> Tensor | None:
 
 def _described(memory: Memory, experiment: Experiment, clouds: CloudSet, device: torch.device) -> Tensor:
     recipe = experiment.recipe
-    batches = make_batches(recipe, clouds, "bank", training=False, batch_size=recipe.evaluation.batch_size)
-    every = counted(batches.epoch(0), len(batches), "bank")
-    return torch.cat([memory.describe(batch.points.to(device)).cpu() for batch in every])
+    batches = make_cloud_batches(recipe, clouds, "bank", training=False, batch_size=recipe.evaluation.batch_size)
+    with closing(batches.epoch(0)) as every:
+        shown = counted(every, len(batches), "bank")
+        return torch.cat([memory.describe(batch.points.to(device)).cpu() for batch in shown])
 
 
 def _preparation(experiment: Experiment) -> dict[str, Any]:
     recipe = experiment.recipe
+    assert isinstance(recipe.backbone, ObjectBackboneSection)
     values = {name: getattr(recipe.data, name) for name in ("points", "normalize", "sampling")}
     return {**values, "near_origin": recipe.backbone.near_origin, "seed": recipe.seed}
 

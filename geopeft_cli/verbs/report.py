@@ -9,15 +9,17 @@ from pathlib import Path
 import torch
 
 from geopeft_cli.adapters.manifest import Manifest
-from geopeft_cli.assemble import make_batches
+from geopeft_cli.assemble import AnySet, make_batches, make_cloud_batches
 from geopeft_cli.contracts import Backbone
-from geopeft_cli.data.clouds import CloudSet
+from geopeft_cli.data.scenes import SceneSet
 from geopeft_cli.errors import GeopeftError, UsageError
 from geopeft_cli.evaluation.loop import Evaluation
-from geopeft_cli.evaluation.mistakes import category_scores, worst_mistakes
+from geopeft_cli.evaluation.mistakes import worst_mistakes, worst_scenes
+from geopeft_cli.evaluation.overlaps import category_scores
 from geopeft_cli.evaluation.scenes import evaluate_set
 from geopeft_cli.recipe.dump import dump_recipe
 from geopeft_cli.recipe.schema import Recipe
+from geopeft_cli.reports.overlaps import CategoryScore
 from geopeft_cli.reports.records import read_records
 from geopeft_cli.reports.run_page import RunFacts, cost, run_page
 from geopeft_cli.storage import new_file, refuse_existing
@@ -32,7 +34,7 @@ TENSORS = "adapter/adapter_model.safetensors"
 logger = logging.getLogger("geopeft")
 
 
-def leave_report(run: Path, recipe: Recipe, model: Backbone, clouds: CloudSet, found: Evaluation) -> None:
+def leave_report(run: Path, recipe: Recipe, model: Backbone, clouds: AnySet, found: Evaluation) -> None:
     """Write ``report.html`` into a run folder that is complete otherwise; a failure is a warning with its reason."""
     try:
         write_report(run / REPORT, run, recipe, model, clouds, found)
@@ -68,7 +70,7 @@ def report_again(run: Path, file: Path, overrides: Sequence[str] = ()) -> None:
     write_report(file, run, opened.recipe, opened.model, clouds, found)
 
 
-def write_report(file: Path, run: Path, recipe: Recipe, model: Backbone, clouds: CloudSet, found: Evaluation) -> None:
+def write_report(file: Path, run: Path, recipe: Recipe, model: Backbone, clouds: AnySet, found: Evaluation) -> None:
     """Gather what a report shows and write it.
 
     Args:
@@ -76,7 +78,7 @@ def write_report(file: Path, run: Path, recipe: Recipe, model: Backbone, clouds:
         run: the run folder, with its log and its adapter.
         recipe: of the data and the measurement.
         model: as it was measured.
-        clouds: the test split.
+        clouds: the test split, of clouds or scenes.
         found: what came out for it.
 
     Raises:
@@ -87,18 +89,22 @@ def write_report(file: Path, run: Path, recipe: Recipe, model: Backbone, clouds:
         partial.write_text(page, encoding="utf-8")
 
 
-def _facts(run: Path, recipe: Recipe, model: Backbone, clouds: CloudSet, found: Evaluation) -> RunFacts:
+def _facts(run: Path, recipe: Recipe, model: Backbone, clouds: AnySet, found: Evaluation) -> RunFacts:
     task = model.task
     assert task is not None
     manifest: Manifest = file_manifest(run / TENSORS)
     records = read_records(run / METRICS)
     summary = records[-1] if records else {}
-    batches = make_batches(recipe, clouds, "test", training=False, batch_size=recipe.evaluation.batch_size)
-    up = 2 if recipe.task.name == "scene_segmentation" or "rotate_z" in recipe.data.augment else 1
-    categories = {}
+    categories: dict[str, CategoryScore] = {}
+    if isinstance(clouds, SceneSet):
+        mistakes = worst_scenes(task, found, clouds)
+    else:
+        batches = make_cloud_batches(recipe, clouds, "test", training=False, batch_size=recipe.evaluation.batch_size)
+        up = 2 if recipe.task.name == "scene_segmentation" or "rotate_z" in recipe.objects.augment else 1
+        mistakes = worst_mistakes(task, found, clouds, batches, up)
     if isinstance(task, PartSegmentation):
-        scores = category_scores(task, found, clouds)
-        categories = {name: (scores.shapes[name], iou) for name, iou in scores.categories.items()}
+        assert not isinstance(clouds, SceneSet)
+        categories = category_scores(task, found, clouds)
     confusion = task.confusion(found.outcomes, found.targets)
     return RunFacts(
         recipe=recipe.model_dump(mode="json"),
@@ -112,6 +118,6 @@ def _facts(run: Path, recipe: Recipe, model: Backbone, clouds: CloudSet, found: 
         is_dense=task.is_dense,
         parameters=inspect_adapter(run).table,
         environment={**manifest.versions, **summary.get("environment", {}), **cost(summary)},
-        mistakes=worst_mistakes(task, found, clouds, batches, up),
+        mistakes=mistakes,
         categories=categories,
     )

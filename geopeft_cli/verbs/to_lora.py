@@ -12,7 +12,7 @@ from torch import Tensor
 from geopeft_cli.adapters.directory import adapter_names, adapter_state, load_adapter
 from geopeft_cli.adapters.low_rank import LowRank, nearest_of_rank
 from geopeft_cli.adapters.manifest import Manifest
-from geopeft_cli.adapters.merge import calibrate, compare, exact_modes, foldable_layers
+from geopeft_cli.adapters.merge import Batches, calibrate, compare, exact_modes, foldable_layers
 from geopeft_cli.assemble import Experiment, build
 from geopeft_cli.contracts import (
     Backbone,
@@ -154,7 +154,7 @@ def _targets(opened: Opened, names: list[str]) -> list[str]:
 
 
 def _updates(
-    model: Backbone, layers: Mapping[str, Foldable], mode: str, clouds: Sequence[Tensor]
+    model: Backbone, layers: Mapping[str, Foldable], mode: str, clouds: Batches
 ) -> tuple[dict[str, DenseUpdate], dict[str, float]]:
     """The matrix of every layer by official name, and for approximate modes its errors."""
     is_approximate = any(mode in layer.approximate_modes for layer in layers.values())

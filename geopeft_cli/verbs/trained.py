@@ -86,7 +86,7 @@ class TrainedModel:
     def classes(self) -> tuple[str, ...]:
         """Names of the labels that are predicted."""
         manifest = self._opened.manifest
-        return tuple(manifest.part_names if self.is_dense else manifest.classes)
+        return tuple(manifest.part_names if self.is_dense and manifest.part_names else manifest.classes)
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -97,7 +97,8 @@ class TrainedModel:
     @property
     def batch_size(self) -> int:
         """How many clouds go through the model at a time: one where those of a batch bear on each other."""
-        return 1 if self.recipe.backbone.variant == "released" else self.recipe.evaluation.batch_size
+        coupled = getattr(self.recipe.backbone, "variant", None) == "released"
+        return 1 if coupled else self.recipe.evaluation.batch_size
 
     def predict(
         self, clouds: Array | Location | Sequence[Array | Location], category: str | Sequence[str] | None = None
@@ -196,7 +197,7 @@ class TrainedModel:
             DataError: it cannot be used.
         """
         recipe = self.recipe
-        samples = POINTS_ON_MESHES * recipe.data.points
+        samples = POINTS_ON_MESHES * recipe.objects.points
         return Cloud(read_points(path, samples, derived_seed(recipe.seed, "predict")), category, name)
 
     def _cloud(self, cloud: Array | Location, category: int, name: str) -> Cloud:

@@ -66,7 +66,7 @@ def recipe(
         {
             "name": "contract",
             "seed": SEED,
-            "data": {"format": "shapes", "points": POINTS.shape[1]},
+            "data": {"format": "packed", "path": "unread.npz", "points": POINTS.shape[1]},
             "backbone": {"name": name, "checkpoint": str(checkpoint), **sizes},
             "method": {"name": method[0], **method[1]},
             "task": {"name": task},

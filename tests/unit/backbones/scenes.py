@@ -19,6 +19,17 @@ ENCODER: dict[str, Any] = {"widths": (8, 12, 16), "depths": (3, 1, 1), "heads": 
 DECODER: dict[str, Any] = {"decoder_widths": (8, 12), "decoder_depths": (1, 1), "decoder_heads": (2, 2)}
 KINDS = {"sonata": {}, "sonata_decoder": DECODER, "ptv3": DECODER}
 
+LINE = torch.arange(17)[:, None] * torch.tensor([[1, 0, 0]])
+AWKWARD = {
+    "one point": torch.tensor([[0, 0, 0]]),
+    "one point off the corner": torch.tensor([[7, 0, 3]]),
+    "one voxel": torch.zeros(50, 3, dtype=torch.int64),
+    "a line one longer than a patch": LINE,
+    "as long as a patch": LINE[:16],
+    "a plane": torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.tensor([0])),
+    "every voxel twice": torch.cat([LINE, LINE]),
+}
+
 
 def scenes(sizes: Sequence[int] = SIZES, extents: Sequence[int] = EXTENTS, seed: int = 0) -> Scenes:
     """Scenes of random distinct voxels in cubes of so many, the lowest and the highest corner among them."""
@@ -45,11 +56,17 @@ def alone(batch: Scenes, index: int) -> Scenes:
     return Scenes(batch.coordinates[rows], batch.voxels[rows], batch.features[rows], offsets)
 
 
-def network(kind: str = "sonata", **settings: Any) -> SceneTransformer:
+def together(first: Scenes, second: Scenes) -> Scenes:
+    """Two batches as one."""
+    rows = (torch.cat([getattr(first, n), getattr(second, n)]) for n in ("coordinates", "voxels", "features"))
+    return Scenes(*rows, torch.cat([first.offsets, second.offsets[1:] + first.offsets[-1]]))
+
+
+def network(kind: str = "sonata", channels: int = CHANNELS, **settings: Any) -> SceneTransformer:
     """A network of a tiny size whose outputs are as large as those of a trained one, with a head, in evaluation."""
     torch.manual_seed(0)
     sizes = {**ENCODER, "decoder_widths": (), "decoder_depths": (), **KINDS[kind], **settings}
-    model = scene_backbone_class(kind.partition("_")[0])(CHANNELS, **sizes)
+    model = scene_backbone_class(kind.partition("_")[0])(channels, **sizes)
     assert isinstance(model, SceneTransformer)
     VoxelSegmentation(["floor", "wall", "table"]).attach(model)
     for name, parameter in model.named_parameters():

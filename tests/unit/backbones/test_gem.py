@@ -16,7 +16,6 @@ from geopeft_cli.backbones.scene_transformer import SceneTransformer
 from geopeft_cli.backbones.sonata import DECODER, Sonata
 from geopeft_cli.contracts import Foldable, Geometry, PackedLevel, official_parameters, official_state, published
 from geopeft_cli.errors import UsageError
-from geopeft_cli.methods import SCENE_METHODS
 from geopeft_cli.methods.gem import GEM, ContextAdapter, GEMBlock, Latents, SpatialAdapter, carried_latents
 from geopeft_cli.methods.lora import LoRA
 
@@ -210,5 +209,4 @@ def test_it_cannot_be_merged_and_its_settings_rebuild_it() -> None:
     assert not any(isinstance(module, Foldable) for module in model.modules())
     assert GEMBlock.unfoldable
     assert GEM(**settings).settings() == settings
-    assert SCENE_METHODS["gem"].endswith(":GEM")
     assert isinstance(model.get_submodule("enc.enc1.block0.gem.spatial"), SpatialAdapter)

@@ -21,7 +21,7 @@ from geopeft_cli.methods.bitfit import BitFit
 from geopeft_cli.methods.lora import LoRA
 from geopeft_cli.methods.most import MoST
 from geopeft_cli.methods.most_released import PointMonarchAttention
-from geopeft_cli.recipe.schema import STAGES, BackboneSection
+from geopeft_cli.recipe.backbones import STAGES, ObjectBackboneSection
 from geopeft_cli.tasks.classification import Classification
 from geopeft_cli.tasks.fusion import fused_layers
 from geopeft_cli.training.schedule import decays
@@ -324,7 +324,7 @@ def test_strict_both_ways_and_sizes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_defaults_of_recipes_are_those_of_the_network(kind: type[PointM2AE]) -> None:
-    section = BackboneSection(name=kind.name, checkpoint="a.pth")  # type: ignore[arg-type]
+    section = ObjectBackboneSection(name=kind.name, checkpoint="a.pth")  # type: ignore[arg-type]
     parameters = inspect.signature(kind).parameters
     for name in (*STAGES, "pooling", "drop_path", "near_origin"):
         assert getattr(section, name) == parameters[name].default
@@ -344,4 +344,4 @@ def test_defaults_of_recipes_are_those_of_the_network(kind: type[PointM2AE]) -> 
 )
 def test_what_recipes_may_not_say(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BackboneSection(**{"name": "point_m2ae", "checkpoint": "a.pth"} | settings)
+        ObjectBackboneSection(**{"name": "point_m2ae", "checkpoint": "a.pth"} | settings)

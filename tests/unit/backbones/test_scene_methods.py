@@ -16,7 +16,7 @@ from geopeft_cli.methods import METHODS, method_class
 
 EVERYWHERE = ("all", "position", "transition")
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in METHODS if name != "point_peft"},
+    **{name: (name, {}) for name in METHODS if name not in ("point_peft", "gem")},
     "lora_everywhere": ("lora", {"targets": EVERYWHERE}),
     "most_everywhere": ("most", {"targets": EVERYWHERE}),
 }

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones.scenes import CHANNELS, KINDS, SIZES, alone, network, of_voxels, scenes
+from backbones.scenes import AWKWARD, CHANNELS, KINDS, SIZES, alone, network, of_voxels, scenes, together
 from geopeft_cli.backbones.ptv3 import PTv3
 from geopeft_cli.backbones.scene_transformer import SceneTransformer
 from geopeft_cli.backbones.sonata import DECODER, SMALL, Sonata
@@ -27,8 +27,8 @@ kinds = pytest.mark.parametrize("kind", sorted(KINDS))
 def difference_when_alone(model: SceneTransformer, batch: Scenes) -> float:
     with torch.no_grad():
         parts = torch.cat([model(alone(batch, index)) for index in range(len(batch.offsets) - 1)])
-        together = model(batch)
-    return float((parts - together).abs().max() / together.std())
+        whole = model(batch)
+    return float((parts - whole).abs().max() / whole.std())
 
 
 @kinds
@@ -73,18 +73,6 @@ def test_rows_in_another_order_give_the_same_rows(kind: str) -> None:
         torch.testing.assert_close(model(moved), model(batch)[order], rtol=1e-4, atol=1e-5)
 
 
-LINE = torch.arange(17)[:, None] * torch.tensor([[1, 0, 0]])
-AWKWARD = {
-    "one point": torch.tensor([[0, 0, 0]]),
-    "one point off the corner": torch.tensor([[7, 0, 3]]),
-    "one voxel": torch.zeros(50, 3, dtype=torch.int64),
-    "a line one longer than a patch": LINE,
-    "as long as a patch": LINE[:16],
-    "a plane": torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.tensor([0])),
-    "every voxel twice": torch.cat([LINE, LINE]),
-}
-
-
 @kinds
 @pytest.mark.parametrize("name", AWKWARD)
 def test_awkward_scenes(kind: str, name: str) -> None:
@@ -94,12 +82,7 @@ def test_awkward_scenes(kind: str, name: str) -> None:
         assert torch.equal(logits, model(batch))
     assert logits.shape == (len(batch.voxels), 3)
     assert logits.isfinite().all()
-    other = scenes()
-    both = Scenes(
-        torch.cat([other.coordinates, batch.coordinates]), torch.cat([other.voxels, batch.voxels]),
-        torch.cat([other.features, batch.features]), torch.cat([other.offsets, other.offsets[-1:] + len(logits)]),
-    )  # fmt: skip
-    assert difference_when_alone(model, both) < 1e-5
+    assert difference_when_alone(model, together(scenes(), batch)) < 1e-5
 
 
 def test_coordinates_far_from_the_origin_stay_what_they_are() -> None:

@@ -1,4 +1,4 @@
-"""Networks and methods for scenes stand apart from those that recipes name, as long as no recipe can train them."""
+"""Networks for scenes stand apart from those that recipes name, as long as no recipe can train them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from geopeft_cli.backbones import BACKBONES, SCENE_BACKBONES, scene_backbone_class
-from geopeft_cli.contracts import SceneBackbone, registered
+from geopeft_cli.contracts import SceneBackbone
 from geopeft_cli.errors import UsageError
-from geopeft_cli.methods import METHODS, SCENE_METHODS
 from geopeft_cli.recipe.load import parse_recipe
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -25,13 +24,7 @@ def test_networks(name: str) -> None:
         parse_recipe(f"name: scene\ndata: {{format: shapes}}\nbackbone: {{name: {name}, checkpoint: a.pth}}", "recipe")
 
 
-@pytest.mark.parametrize("name", sorted(SCENE_METHODS))
-def test_methods(name: str) -> None:
-    assert registered(SCENE_METHODS[name]).name == name
-    assert name not in METHODS
-
-
 def test_the_documentation_says_so() -> None:
     page = " ".join((DOCS / "scenes.md").read_text().split())
     assert "no recipe names these networks" in page
-    assert all(f"`{name}`" in page for name in (*SCENE_BACKBONES, *SCENE_METHODS))
+    assert all(f"`{name}`" in page for name in (*SCENE_BACKBONES, "gem"))

@@ -47,10 +47,11 @@ def test_crop_keeps_the_nearest_points_nearest_first(scene: Scene) -> None:
 
 def test_crop_by_share_and_of_small_scenes(scene: Scene) -> None:
     assert len(sphere_crop(scene, np.random.default_rng(0), share=0.6)) == 61
+    assert len(sphere_crop(scene, np.random.default_rng(0), share=0.001)) == 1
     assert sphere_crop(scene, np.random.default_rng(0), most=103) is scene
 
 
-@pytest.mark.parametrize("wrong", [{}, {"most": 3, "share": 0.5}, {"most": 0}, {"share": 0.001}])
+@pytest.mark.parametrize("wrong", [{}, {"most": 3, "share": 0.5}, {"most": 0}, {"share": 0.0}])
 def test_mistakes(scene: Scene, wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="sphere_crop"):
         sphere_crop(scene, np.random.default_rng(0), **wrong)  # type: ignore[arg-type]

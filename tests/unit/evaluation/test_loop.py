@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from geopeft_cli.backbones.point_mae import PointMAE
 from geopeft_cli.contracts import Backbone
+from geopeft_cli.data.prefetch import prefetched
 from geopeft_cli.errors import GeopeftError
 from geopeft_cli.evaluation.loop import evaluate
 from geopeft_cli.tasks.classification import Classification
@@ -70,6 +72,20 @@ def test_outputs_that_are_not_finite_name_the_cloud(model: Backbone) -> None:
         evaluate(model, batches(4), CPU)
     assert model.training
     assert torch.is_grad_enabled()
+
+
+def test_a_failure_ends_the_thread_of_the_batches_at_once(model: Backbone) -> None:
+    """Not only when the exception is forgotten, whose traceback still holds the frames that hold the batches."""
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    model.register_forward_hook(fail)
+    prepared = prefetched([lambda batch=batch: batch for batch in batches(2, 2, 2)])  # type: ignore[misc]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        evaluate(model, prepared, CPU)
+    assert caught.tb is not None
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("geopeft")]
 
 
 def test_an_empty_split(model: Backbone) -> None:

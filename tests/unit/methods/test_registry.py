@@ -30,6 +30,12 @@ OTHERS: dict[str, Any] = {
     "bank_per_class": 5,
     "bank_precision": "fp16",
     "pooling": "maxmean",
+    "share": "stage",
+    "act": "gelu",
+    "scale": 0.5,
+    "stages": [0],
+    "voxel": 0.3,
+    "kernel": 5,
     "places": "mlp",
 }
 
@@ -57,6 +63,8 @@ def test_settings_rebuild_the_method(name: str) -> None:
     changed = {key: OTHERS.get(key) or _other(value) for key, value in constructor(name).items()}
     if name == "point_peft":
         changed["init"] = "identity"
+    if name == "gem":
+        changed["spatial"] = True
     method = method_class(name)(**changed)
     assert method.settings() == {key: list(v) if isinstance(v, tuple) else v for key, v in changed.items()}
     assert method_class(name)(**method.settings()).settings() == method.settings()

@@ -31,19 +31,30 @@ def test_small_recipe_gets_the_defaults(write: Write, small: str) -> None:
 
 
 def test_point_peft_remembers_objects_and_no_scenes(write: Write) -> None:
-    write({"r.yaml": HEAD.replace("{name: full}", "{name: point_peft}\ntask: {name: scene_segmentation}")})
+    recipe = HEAD.replace("{format: shapes}", "{format: packed, path: x}")
+    write({"r.yaml": recipe.replace("{name: full}", "{name: point_peft}\ntask: {name: scene_segmentation}")})
     with pytest.raises(RecipeError, match="bank must be false for scene_segmentation"):
         load_recipe("r.yaml")
     for change in ("method.bank=false", "method.prompt=false", "task.name=part_segmentation"):
         assert load_recipe("r.yaml", [change]).method.name == "point_peft"
 
 
-@pytest.mark.parametrize(("method", "name"), [("point_peft", "mamba3d"), ("prompt", "point_mamba")])
-def test_prompts_need_transformer_blocks(write: Write, method: str, name: str) -> None:
+@pytest.mark.parametrize("method", ["point_peft", "gem", "prompt"])
+@pytest.mark.parametrize("name", ["mamba3d", "point_mamba"])
+def test_methods_for_transformer_blocks_need_some(write: Write, name: str, method: str) -> None:
     recipe = HEAD.replace("{name: full}", f"{{name: {method}}}").replace("{checkpoint", f"{{name: {name}, checkpoint")
     write({"r.yaml": recipe})
     with pytest.raises(RecipeError, match=f"method.name is {method}, .* transformer blocks, and {name} has none"):
         load_recipe("r.yaml")
+
+
+def test_gem_adapts_something_with_odd_kernels(write: Write) -> None:
+    write({"r.yaml": HEAD.replace("{name: full}", "{name: gem, stages: [0, 1]}")})
+    assert load_recipe("r.yaml", ["method.context=false"]).method.name == "gem"
+    with pytest.raises(RecipeError, match=r"method.context must be true where spatial is false"):
+        load_recipe("r.yaml", ["method.context=false", "method.spatial=false"])
+    with pytest.raises(RecipeError, match=r"method.kernel must be odd, is 4"):
+        load_recipe("r.yaml", ["method.kernel=4"])
 
 
 @pytest.mark.parametrize(
@@ -257,9 +268,9 @@ def test_mistake_in_one_line(problems: Problems, line: str, expected: str) -> No
         (
             "{name: full}",
             "{name: lorra}",
-            "bitfit, lora, adapter, prompt, monarch, most, point_peft, is 'lorra'. Did you mean 'lora'?",
+            "bitfit, lora, adapter, prompt, monarch, most, point_peft, gem, is 'lorra'. Did you mean 'lora'?",
         ),
-        ("{name: full}", "{name: full, rank: 3}", "r.yaml:4: method.rank is for name: lora or adapter, not full"),
+        ("{name: full}", "{name: full, rank: 3}", "r.yaml:4: method.rank is for name: lora, adapter or gem, not full"),
         ("{name: full}", "{name: lora, blocks: 3}", "r.yaml:4: method.blocks is for name: monarch or most, not lora"),
         ("{name: full}", "{name: lora, rnk: 3}", "r.yaml:4: unknown key 'method.rnk'. Did you mean 'method.rank'?"),
         ("{name: full}", "{name: lora, targets: []}", "r.yaml:4: method.targets must have at least 1 entry"),

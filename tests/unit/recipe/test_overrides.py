@@ -97,7 +97,7 @@ def test_kinds_within_kinds(write: Write, small: str) -> None:
         ("seed=a\nb", "argument 'seed=a\\nb': seed must be a whole number, is 'a b'"),
         (
             "method.name=most2",
-            "one of full, linear_probe, bitfit, lora, adapter, prompt, monarch, most, point_peft, is 'most2'. "
+            "one of full, linear_probe, bitfit, lora, adapter, prompt, monarch, most, point_peft, gem, is 'most2'. "
             "Did you mean 'most'?",
         ),
         ("data.format=folder", "argument 'data.format=folder': missing key 'data.root'"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from geopeft_cli.reports.mistakes import Mistake
+from geopeft_cli.reports.overlaps import CategoryScore
 from geopeft_cli.reports.parameters import ParameterTable, Row
 from geopeft_cli.reports.run_page import RunFacts
 
@@ -38,6 +39,7 @@ RECIPE: dict[str, Any] = {
         "precision": "fp32",
         "select": "last",
     },
+    "evaluation": {"voting": "none", "views": 10, "rounds": 299, "view_augment": ["scale_translate"]},
     "published": [{"metric": "accuracy", "value": 90.5, "source": "a <i>paper</i>", "protocol": "best on test"}],
 }
 
@@ -82,4 +84,6 @@ def segmented(run_facts: Callable[..., RunFacts]) -> RunFacts:
     points = np.random.default_rng(1).uniform(-1, 1, (64, 3))
     labels = {"truth": np.repeat([0, -1, 1, 2], 16), "prediction": np.repeat([0, -1, 2, 1], 16)}
     mistake = Mistake("scan", "cup, mIoU 33.3 %", points, labels)
-    return run_facts(is_dense=True, mistakes=[mistake], categories={"cup": (4, 33.25), "a & b": (1, 100.0)})
+    return run_facts(
+        is_dense=True, mistakes=[mistake], categories={"cup": CategoryScore(4, 33.25), "a & b": CategoryScore(1, 100.0)}
+    )

@@ -6,11 +6,13 @@ import csv
 import io
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from geopeft_cli.recipe.load import parse_recipe
+from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.reports.comparison import Member, Row, compare, print_comparison, protocol
 from geopeft_cli.reports.comparison_files import to_csv, to_html, to_latex, write_comparison
 
@@ -108,6 +110,33 @@ def test_notes_name_each_protocol_and_source_once() -> None:
         "300 epochs, cosine_lag, batch 64, lr 0.0005, weight decay 0.05; weights of the last epoch; one view, no voting"
     )
     assert "best epoch on the TEST split, not an unbiased figure" in comparison.notes[1]
+
+
+VIEWS = "10 views with scale_translate, mean of the logits"
+
+
+@pytest.mark.parametrize(
+    ("key", "section", "words"),
+    [
+        ("evaluation", {"voting": "none"}, "one view, no voting"),
+        ("evaluation", {"voting": "views"}, f"one view; geopeft eval adds voting: views, {VIEWS}"),
+        (
+            "evaluation",
+            {"voting": "published", "views": 3, "rounds": 7, "view_augment": []},
+            "voting: published, 3 views with no augmentation, mean of the logits, 7 rounds",
+        ),
+        (
+            "data",
+            {"format": "s3dis_blocks", "root": "x", "test": "rooms", "passes": 2},
+            "every point of whole rooms, votes of overlapping blocks in 2 passes",
+        ),
+    ],
+)
+def test_the_protocol_says_who_decides(key: str, section: dict[str, Any], words: str) -> None:
+    values = {**row("a", [1.0]).recipe.model_dump(), key: section}
+    if key == "data":
+        values["task"] = {"name": "scene_segmentation"}
+    assert protocol(Recipe(**values)).endswith(words)
 
 
 def test_a_table_in_a_file_is_not_broken() -> None:

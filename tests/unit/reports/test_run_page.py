@@ -116,6 +116,13 @@ def test_selection_on_the_test_split_is_said(run_facts: Facts) -> None:
     assert "chosen on it" not in Page(run_page(run_facts())).text
 
 
+def test_how_it_was_measured_is_said(run_facts: Facts) -> None:
+    recipe = run_facts().recipe
+    voted = run_facts(recipe={**recipe, "evaluation": {**recipe["evaluation"], "voting": "views"}})
+    assert "test split (5 clouds), without augmentation: one view, no voting" in Page(run_page(run_facts())).text
+    assert "one view; geopeft eval adds voting: views, 10 views with scale_translate" in Page(run_page(voted)).text
+
+
 def test_points_are_those_of_the_cloud(run_facts: Facts) -> None:
     facts = run_facts()
     (card,) = (own for own in Page(run_page(facts)).named("article"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -97,3 +98,14 @@ def test_settings_of_voting_that_would_not_be_used(most_run: Path, overrides: li
 def test_points_are_not_voted_on(parts_run: Path) -> None:
     with pytest.raises(RecipeError, match=r"evaluation\.voting is for classification, not for part_segmentation"):
         evaluate_trained(parts_run, ["evaluation.voting=views"])
+
+
+def test_parts_have_tables_of_overlap(parts_run: Path) -> None:
+    text, as_json = (CliRunner().invoke(app, ["eval", str(parts_run), *flag]).stdout for flag in ([], ["--json"]))
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[0] == ["label", "points", "IoU", "accuracy", "taken", "for"]
+    assert lines[5] == ["category", "clouds", "mIoU"]
+    assert [line[:2] for line in lines[6:8]] == [["cube", "1"], ["plate", "1"]]
+    found = json.loads(as_json)
+    assert [label["name"] for label in found["labels"]] == found["classes"] == ["lower", "upper", "left", "right"]
+    assert sum(score["miou"] for score in found["categories"].values()) / 2 == found["metrics"]["class_miou"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from geopeft_cli.data.batches import Batches
 from geopeft_cli.data.clouds import Cloud
 from geopeft_cli.data.preparation import Preparation
-from geopeft_cli.evaluation.scenes import evaluate_set, voted
+from geopeft_cli.evaluation.pieces import evaluate_clouds, voted
 from geopeft_cli.tasks.segmentation import SceneSegmentation
 
 HEIGHTS = (np.arange(6.0), np.arange(4.0))  # two scenes; the label of a point is whether it is above 2
@@ -63,7 +63,7 @@ def figures(height: float) -> dict[str, float]:
     pieces = Pieces()
     preparation = Preparation(3, "none")
     batches = Batches(pieces, preparation, batch_size=2, seed=0, training=False, purpose="test")
-    found = evaluate_set(Ruler(height), pieces, batches, torch.device("cpu"))  # type: ignore[arg-type]
+    found = evaluate_clouds(Ruler(height), pieces, batches, torch.device("cpu"))  # type: ignore[arg-type]
     assert found.targets.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0, 1]
     return found.metrics
 

@@ -1,4 +1,4 @@
-"""From a recipe, or from an adapter, to a model and its data: the only room that sees all the others."""
+"""From a recipe, or from an adapter, to a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from geopeft_cli.adapters.directory import StoredAdapter, load_adapter
@@ -24,19 +23,25 @@ from geopeft_cli.backbones.checkpoint import (
     read_checkpoint,
 )
 from geopeft_cli.backbones.files import read_tensors
-from geopeft_cli.contracts import Backbone, Method, Task, Vocabulary, load_official_state, memories, official_state
-from geopeft_cli.data.batches import Batches
-from geopeft_cli.data.clouds import IGNORED, CloudSet, Labels, Splits
-from geopeft_cli.data.preparation import Preparation
-from geopeft_cli.data.s3dis_blocks import S3DISBlocks
-from geopeft_cli.data.sources import splits_for
+from geopeft_cli.backbones.scene_checkpoint import restarted, scene_arguments
+from geopeft_cli.contracts import (
+    Backbone,
+    Method,
+    SceneBackbone,
+    Task,
+    Vocabulary,
+    load_official_state,
+    memories,
+    official_state,
+)
+from geopeft_cli.data.scene_batches import feature_width
 from geopeft_cli.errors import AdapterError, UsageError
 from geopeft_cli.methods import method_class
-from geopeft_cli.recipe.schema import Recipe
+from geopeft_cli.recipe.backbones import ObjectBackboneSection, SceneBackboneSection
+from geopeft_cli.recipe.scene_data import SceneDataSettings
+from geopeft_cli.recipe.schema import PartSegmentationTask, Recipe, SceneSegmentationTask, VoxelSegmentationTask
 from geopeft_cli.tasks import task_class
 from geopeft_cli.training.schedule import OwnGroup, epochs_run
-
-PREPARATION = ("points", "normalize", "sampling", "augment", "on_error")
 
 
 @dataclass
@@ -64,51 +69,6 @@ class Experiment:
         return tuple(OwnGroup(**group.model_dump()) for group in self.recipe.training.groups)
 
 
-def load_splits(recipe: Recipe) -> Splits:
-    """The clouds of a recipe, in parts."""
-    values = recipe.data.model_dump()
-    source = {key: value for key, value in values.items() if key not in PREPARATION}
-    if recipe.data.format == "folder":
-        source |= {"points": recipe.data.points, "on_error": recipe.data.on_error}
-    if recipe.data.format in ("shapes", "s3dis_blocks"):
-        source |= {"points": recipe.data.points}
-    if recipe.data.format != "shapes":
-        source |= {"seed": recipe.seed}
-    return splits_for(**source)
-
-
-def make_preparation(recipe: Recipe) -> Preparation:
-    """How a recipe's clouds are normalized and their points drawn."""
-    data = recipe.data
-    return Preparation(data.points, data.normalize, data.sampling, recipe.backbone.near_origin)
-
-
-def make_batches(recipe: Recipe, clouds: CloudSet, purpose: str, *, training: bool, batch_size: int) -> Batches:
-    """Batches of prepared clouds; ``purpose`` names the part and keys its random draws."""
-    return Batches(
-        clouds,
-        make_preparation(recipe),
-        batch_size=batch_size,
-        seed=recipe.seed,
-        augment=recipe.data.augment if training else (),
-        training=training,
-        purpose=purpose,
-    )
-
-
-def point_counts(clouds: CloudSet) -> Labels:
-    """How many points of each label a set has, int64 (labels,)."""
-    if isinstance(clouds, S3DISBlocks):
-        return clouds.point_counts()
-    count = len(clouds.part_names)
-    counts = np.zeros(count, dtype=np.int64)
-    for index in range(len(clouds)):
-        labels = clouds[index].point_labels
-        assert labels is not None
-        counts += np.bincount(labels[labels != IGNORED], minlength=count)
-    return counts
-
-
 def read_base(recipe: Recipe) -> Checkpoint:
     """The checkpoint of a recipe.
 
@@ -116,9 +76,15 @@ def read_base(recipe: Recipe) -> Checkpoint:
         UsageError, CheckpointError: it is not there, or it is damaged or of another network.
     """
     section = recipe.backbone
-    layout = backbone_class(section.name).layout
-    dense = task_class(recipe.task.name).is_dense
-    return read_checkpoint(section.checkpoint, section.name, layout, section.sha256, dense)
+    kind = backbone_class(section.name)
+    if not isinstance(section, SceneBackboneSection):
+        dense = task_class(recipe.task.name).is_dense
+        return read_checkpoint(section.checkpoint, section.name, kind.layout, section.sha256, dense)
+    assert issubclass(kind, SceneBackbone)
+    parts = {"dec.": section.decoder, kind.stem: section.stem}
+    checkpoint = read_checkpoint(section.checkpoint, section.name, kind.layout, section.sha256)
+    fresh = [part for part, source in parts.items() if source == "fresh"]
+    return restarted(checkpoint, fresh) if fresh else checkpoint
 
 
 def build(
@@ -138,17 +104,9 @@ def build(
     Raises:
         UsageError, CheckpointError: what the recipe asks for is not there or does not fit.
     """
-    section = recipe.backbone
-    kind = backbone_class(section.name)
     checkpoint = base or read_base(recipe)
-    sizes = infer_sizes(checkpoint, {"width": section.width, "depth": section.depth, "heads": section.heads})
     torch.manual_seed(recipe.seed)
-    backbone = kind(**sizes, **_options(kind, recipe))
-    if recipe.data.points < backbone.fewest_points:
-        raise UsageError(
-            f"data.points: {recipe.data.points} is fewer than backbone.groups {section.groups} "
-            f"or backbone.group_size {section.group_size}"
-        )
+    backbone = _make_backbone(recipe, checkpoint)
     fresh = load_backbone(backbone, checkpoint)
     backbone.requires_grad_(False)
     method = _make_method(recipe, manifest)
@@ -159,6 +117,9 @@ def build(
         load_head(backbone, checkpoint)
     for name in backbone.token_names:
         backbone.get_parameter(name).requires_grad_(_tokens_train(recipe, method, fresh))
+    if isinstance(backbone, SceneBackbone):
+        for name in fresh:  # a new decoder or first layer trains as a head does
+            backbone.get_parameter(name).requires_grad_(True)
     return Experiment(recipe, backbone, method, task, checkpoint, fresh)
 
 
@@ -232,12 +193,31 @@ def rebuild_merged(path: Path, manifest: Manifest, recipe: Recipe) -> Backbone:
     return model
 
 
-def _options(kind: type[Backbone], recipe: Recipe) -> dict[str, Any]:
+def _make_backbone(recipe: Recipe, checkpoint: Checkpoint) -> Backbone:
+    """The network of a recipe, of the sizes of its checkpoint, with initial values."""
+    section, kind = recipe.backbone, backbone_class(recipe.backbone.name)
+    if isinstance(section, SceneBackboneSection):
+        assert isinstance(recipe.data, SceneDataSettings)
+        options = section.model_dump(exclude={"name", "checkpoint", "sha256", "decoder", "stem"})
+        parts = {"new_decoder": section.decoder == "fresh", "new_stem": section.stem == "fresh"}
+        return kind(**scene_arguments(checkpoint, feature_width(recipe.data.features), **parts, **options))
+    sizes = infer_sizes(checkpoint, {"width": section.width, "depth": section.depth, "heads": section.heads})
+    backbone = kind(**sizes, **_options(kind, section, dense=task_class(recipe.task.name).is_dense))
+    assert not isinstance(recipe.data, SceneDataSettings)
+    if recipe.data.points < backbone.fewest_points:
+        raise UsageError(
+            f"data.points: {recipe.data.points} is fewer than backbone.groups {section.groups} "
+            f"or backbone.group_size {section.group_size}"
+        )
+    return backbone
+
+
+def _options(kind: type[Backbone], section: ObjectBackboneSection, dense: bool) -> dict[str, Any]:
     """What of the recipe's backbone section its constructor takes; what is left out has the network's own default."""
     names = ("groups", "group_size", "radius", "pooling", "drop_path", "near_origin", "reconstruction")
     takes = inspect.signature(kind).parameters
-    values = {name: getattr(recipe.backbone, name) for name in (*names, "dropout", "variant") if name in takes}
-    if task_class(recipe.task.name).is_dense:
+    values = {name: getattr(section, name) for name in (*names, "dropout", "variant") if name in takes}
+    if dense:
         values["dense"] = True
     return {name: value for name, value in values.items() if value is not None}
 
@@ -246,9 +226,10 @@ def _make_task(recipe: Recipe, labels: Vocabulary | Sequence[str]) -> Task:
     if not isinstance(labels, Vocabulary):
         labels = Vocabulary(tuple(labels))
     kind = task_class(recipe.task.name)
-    if kind.is_dense:
+    if isinstance(recipe.task, PartSegmentationTask | SceneSegmentationTask):
         return kind(labels.classes, labels.part_names, labels.parts)  # type: ignore[call-arg]
-    values = recipe.task.model_dump(exclude={"name", "head_from"})
+    of_training = {"class_weights"} if isinstance(recipe.task, VoxelSegmentationTask) else set()
+    values = recipe.task.model_dump(exclude={"name", "head_from", *of_training})
     return kind(classes=labels.classes, **values)  # type: ignore[call-arg]
 
 
