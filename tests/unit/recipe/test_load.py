@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from geopeft_cli.data.sources import FORMATS as ALL_FORMATS
+from geopeft_cli.data.scene_sources import FORMATS as SCENE_FORMATS
+from geopeft_cli.data.sources import FORMATS as OBJECT_FORMATS
 from geopeft_cli.errors import UsageError
 from geopeft_cli.recipe.load import load_recipe, parse_recipe
 from geopeft_cli.recipe.outline import ROOT, Slot
@@ -19,7 +20,7 @@ from geopeft_cli.recipe.problems import RecipeError
 Problems = Callable[..., list[str]]
 Write = Callable[[dict[str, str]], None]
 
-FORMATS = ", ".join(ALL_FORMATS)
+FORMATS = ", ".join([*OBJECT_FORMATS, *SCENE_FORMATS])
 HEAD = "name: x\ndata: {format: shapes}\nbackbone: {checkpoint: a.pth}\nmethod: {name: full}\n"
 
 
@@ -212,8 +213,11 @@ def test_yaml_that_recipes_do_not_use(problems: Problems, line: str, expected: l
             "task: {name: part_segmentation, fusion: {}}",
             "task.fusion is for name: classification, not part_segmentation",
         ),
-        ("task: {name: part_segmentation, class_weights: equal}", "name: scene_segmentation, not part_segmentation"),
-        ("task: {class_weights: equal}", "task.class_weights is for name: scene_segmentation, not classification"),
+        (
+            "task: {name: part_segmentation, class_weights: equal}",
+            "name: scene_segmentation or voxel_segmentation, not part_segmentation",
+        ),
+        ("task: {class_weights: equal}", "for name: scene_segmentation or voxel_segmentation, not classification"),
         ("training: {optimizer_steps: 3}", "training.optimizer_steps must be at most 2, is 3"),
         (
             "training: {optimizer_steps: 2, precision: fp16}",
@@ -244,7 +248,7 @@ def test_mistake_in_one_line(problems: Problems, line: str, expected: str) -> No
         ("shapes", "[shapes]", f"r.yaml:2: data.format must be one of {FORMATS}, is a list"),
         ("shapes", "folder", "r.yaml:2: missing key 'data.root'"),
         ("shapes", 'folder, root: ""', "r.yaml:2: data.root must not be empty"),
-        ("shapes", "shapes, path: x", "r.yaml:2: data.path is for format: packed, not shapes"),
+        ("shapes", "shapes, path: x", "r.yaml:2: data.path is for format: packed or packed_scenes, not shapes"),
         ("shapes", "packed, path: x, fold: 1", "r.yaml:2: data.fold is for format: modelnet_fewshot, not packed"),
         ("shapes", "scanobjectnn, root: x, variant: hardst", "Did you mean 'hardest'?"),
         ("shapes", "modelnet_fewshot, root: x, way: 5", "r.yaml:2: missing key 'data.shot'"),
@@ -270,7 +274,11 @@ def test_mistake_in_one_line(problems: Problems, line: str, expected: str) -> No
             "{name: lorra}",
             "bitfit, lora, adapter, prompt, monarch, most, point_peft, gem, is 'lorra'. Did you mean 'lora'?",
         ),
-        ("{name: full}", "{name: full, rank: 3}", "r.yaml:4: method.rank is for name: lora, adapter or gem, not full"),
+        (
+            "{name: full}",
+            "{name: full, rank: 3}",
+            "r.yaml:4: method.rank is for name: lora or adapter or gem, not full",
+        ),
         ("{name: full}", "{name: lora, blocks: 3}", "r.yaml:4: method.blocks is for name: monarch or most, not lora"),
         ("{name: full}", "{name: lora, rnk: 3}", "r.yaml:4: unknown key 'method.rnk'. Did you mean 'method.rank'?"),
         ("{name: full}", "{name: lora, targets: []}", "r.yaml:4: method.targets must have at least 1 entry"),
