@@ -15,7 +15,7 @@ from geopeft_cli.backbones.recon import ReCon
 from geopeft_cli.backbones.sonata import DECODER, Sonata
 from geopeft_cli.contracts import Backbone, official_parameters
 from geopeft_cli.errors import MergeError
-from geopeft_cli.methods.adapter import SerialAdapter, Adapter
+from geopeft_cli.methods.adapter import Adapter, SerialAdapter
 
 TINY: dict[str, Any] = {"width": 24, "depth": 2, "groups": 4, "group_size": 4}
 
