@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from geopeft_cli.recipe.schema import Published, Recipe
-from geopeft_cli.reports.console import measured_in_words
-from geopeft_cli.reports.protocol import augmented_in_words, prepared_in_words
+from geopeft_cli.reports.protocol import augmented_in_words, measured_in_words, prepared_in_words
 
 SELECTIONS = {
     "last": "weights of the last epoch",

@@ -15,6 +15,7 @@ from geopeft_cli.recipe.load import parse_recipe
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.reports.comparison import Member, Row, compare, print_comparison, protocol
 from geopeft_cli.reports.comparison_files import to_csv, to_html, to_latex, write_comparison
+from geopeft_cli.reports.protocol import measured_in_words
 
 RECIPE = """\
 name: {name}
@@ -137,6 +138,13 @@ def test_the_protocol_says_who_decides(key: str, section: dict[str, Any], words:
     if key == "data":
         values["task"] = {"name": "scene_segmentation"}
     assert protocol(Recipe(**values)).endswith(words)
+
+
+def test_fragments_of_scenes_are_no_views_of_clouds() -> None:
+    evaluation = {"voting": "fragments", "views": 10, "rounds": 299, "view_augment": ["x"], "scene_views": "tta13"}
+    assert measured_in_words({}, evaluation) == (
+        "one view; geopeft eval adds voting: fragments of every scene, views tta13, sum of the probabilities"
+    )
 
 
 def test_a_table_in_a_file_is_not_broken() -> None:
