@@ -69,12 +69,26 @@ class TransformerBlock(nn.Module, ABC):
     drop_rate: float = 0.0
 
     @abstractmethod
+    def normalized(self, x: Tensor) -> Tensor:
+        """What the attention reads of the tokens (B, T, C) that enter the block."""
+
+    @abstractmethod
+    def dropped(self, branch: Tensor) -> Tensor:
+        """A branch under the block's stochastic depth."""
+
+    @abstractmethod
     def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Stream and branch of the attention, of the tokens (B, T, C) that enter the block."""
 
     @abstractmethod
     def transformed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Stream and branch of the feed-forward layers, of the sum of the attention's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for half in (self.attended, self.transformed):
+            stream, branch = half(x)
+            x = stream + self.dropped(branch)
+        return x
 
 
 class Prefix(NamedTuple):
