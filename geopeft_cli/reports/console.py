@@ -99,13 +99,23 @@ def measured_in_words(data: Mapping[str, Any], evaluation: Mapping[str, Any]) ->
     """
     if data.get("test") == "rooms":
         return f"every point of whole rooms, votes of overlapping blocks in {data['passes']} passes"
+    view = "one view of every scene" if "grid" in data else "one view"
     if evaluation["voting"] == "none":
-        return "one view, no voting"
-    votes = _votes_in_words(*(evaluation[key] for key in ("voting", "views", "rounds", "view_augment")))
-    return f"one view; geopeft eval adds voting: {votes}"
+        return f"{view}, no voting"
+    if evaluation["voting"] == "fragments":
+        votes = _fragments_in_words(evaluation["scene_views"])
+    else:
+        votes = _votes_in_words(*(evaluation[key] for key in ("voting", "views", "rounds", "view_augment")))
+    return f"{view}; geopeft eval adds voting: {votes}"
+
+
+def _fragments_in_words(copies: str) -> str:
+    return f"fragments, {copies}, sum of the probabilities"
 
 
 def _votes_in_words(voting: str, views: int, rounds: int, augment: Sequence[str]) -> str:
+    if voting == "fragments":
+        return _fragments_in_words(f"{augment[0]} ({views} view{'s' * (views != 1)})")
     often = f", {rounds} rounds" if voting == "published" else ""
     return f"{voting}, {views} views with {', '.join(augment) or 'no augmentation'}, mean of the logits{often}"
 
