@@ -143,7 +143,7 @@ def test_the_protocol_says_who_decides(key: str, section: dict[str, Any], words:
 def test_fragments_of_scenes_are_no_views_of_clouds() -> None:
     evaluation = {"voting": "fragments", "views": 10, "rounds": 299, "view_augment": ["x"], "scene_views": "tta13"}
     assert measured_in_words({}, evaluation) == (
-        "one view; geopeft eval adds voting: fragments of every scene, views tta13, sum of the probabilities"
+        "one view of every scene; geopeft eval adds voting: fragments, tta13, sum of the probabilities"
     )
 
 
