@@ -101,6 +101,10 @@ def measured_in_words(data: Mapping[str, Any], evaluation: Mapping[str, Any]) ->
         return f"every point of whole rooms, votes of overlapping blocks in {data['passes']} passes"
     if evaluation["voting"] == "none":
         return "one view, no voting"
+    if evaluation["voting"] == "fragments":
+        thinned = f", thinned to voxels of {data['test_grid']:g} m" if data.get("test_grid") else ""
+        views = f"the views {evaluation['scene_views']}, sum of the probabilities"
+        return f"one view; geopeft eval adds voting: all points in fragments{thinned}, {views}"
     votes = _votes_in_words(*(evaluation[key] for key in ("voting", "views", "rounds", "view_augment")))
     return f"one view; geopeft eval adds voting: {votes}"
 

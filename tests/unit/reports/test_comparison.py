@@ -206,3 +206,17 @@ def test_files_take_the_place_of_former_ones(tmp_path: Path) -> None:
         write_comparison([row("a", scores)], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.csv", "comparison.html", "comparison.tex"]
     assert all("80.0" in path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
+
+
+def test_the_protocol_of_scenes_says_their_views_and_thinning() -> None:
+    recipe = parse_recipe(
+        """\
+name: rooms
+data: {format: rooms, test_grid: 0.01}
+backbone: {name: sonata, checkpoint: sonata.pth}
+method: {name: lora}
+evaluation: {voting: fragments, scene_views: tta13}
+""",
+        "text",
+    )
+    assert "all points in fragments, thinned to voxels of 0.01 m, the views tta13, sum" in protocol(recipe)
