@@ -110,6 +110,8 @@ def measured_in_words(data: Mapping[str, Any], evaluation: Mapping[str, Any]) ->
 
 
 def _votes_in_words(voting: str, views: int, rounds: int, augment: Sequence[str]) -> str:
+    if voting == "fragments":
+        return f"all points in fragments, {views} views {augment[0]}, sum of the probabilities"
     often = f", {rounds} rounds" if voting == "published" else ""
     return f"{voting}, {views} views with {', '.join(augment) or 'no augmentation'}, mean of the logits{often}"
 
