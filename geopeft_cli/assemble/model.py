@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from geopeft_cli.adapters.directory import StoredAdapter, load_adapter
-from geopeft_cli.adapters.manifest import Manifest
+from geopeft_cli.adapters.manifest import Manifest, label_names
 from geopeft_cli.adapters.merge import foldable_layers, mode_of, put_layer
 from geopeft_cli.backbones import backbone_class
 from geopeft_cli.backbones.checkpoint import (
@@ -62,6 +62,23 @@ class Experiment:
     @property
     def total_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
+
+    def record(self, **details: Any) -> Manifest:
+        """What an adapter made from this says of itself.
+
+        Args:
+            details: the fields of :class:`Manifest` that are about training, such as ``selection``.
+        """
+        return Manifest(
+            recipe=self.recipe.model_dump(mode="json"),
+            **label_names(self.task.settings()),
+            backbone=self.model.settings(),
+            base_sha256=self.checkpoint.sha256,
+            fresh=list(self.fresh),
+            total_parameters=self.total_parameters,
+            trainable_parameters=self.trainable_parameters,
+            **details,
+        )
 
     @property
     def own_groups(self) -> tuple[OwnGroup, ...]:

@@ -37,8 +37,8 @@ class CausalAttention(SelfAttention):
         q, k, v = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None
         if prefix is not None:
-            (k, v), earlier = prefix.before(k, v), x.new_ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
-            mask = prefix.shown(earlier)
+            k, v = prefix.before(k, v)
+            mask = prefix.shown(x.new_ones(x.shape[1], x.shape[1], dtype=torch.bool).tril())
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=prefix is None)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -55,18 +55,18 @@ class GPTLayer(TransformerBlock):
         self.drop_path = DropPath(drop_path)
         self.drop_rate = drop_path
 
+    def normalized(self, x: Tensor) -> Tensor:
+        return self.ln_1(x)  # type: ignore[no-any-return]
+
+    def dropped(self, branch: Tensor) -> Tensor:
+        return self.drop_path(branch)  # type: ignore[no-any-return]
+
     def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.ln_1(x)
+        x = self.normalized(x)
         return x, self.attn(x)
 
     def transformed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, self.mlp(self.ln_2(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for half in (self.attended, self.transformed):
-            stream, branch = half(x)
-            x = stream + self.drop_path(branch)
-        return x
 
 
 class Carried(nn.Module):

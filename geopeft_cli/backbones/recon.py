@@ -42,24 +42,31 @@ class TwoStreamBlock(Block):
         self.mlp_contrast = FeedForward(width, ratio * width)
         self.attn_contrast = CrossAttention(width, heads)
 
+    def normalized(self, x: Tensor) -> Tensor:
+        return _joined(self.norm1_contrast(_queries(x)), self.norm1(_points(x)))
+
+    def dropped(self, branch: Tensor) -> Tensor:  # the streams each by itself
+        return _joined(self.drop_path(_queries(branch)), self.drop_path(_points(branch)))
+
     def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        queries, points = self.norm1_contrast(x[:, : len(QUERIES)]), self.norm1(x[:, len(QUERIES) :])
-        branches = [self.attn_contrast(queries, points), self.attn(points)]
-        return torch.cat([queries, points], dim=1), torch.cat(branches, dim=1)
+        queries, points = self.norm1_contrast(_queries(x)), self.norm1(_points(x))
+        return _joined(queries, points), _joined(self.attn_contrast(queries, points), self.attn(points))
 
     def transformed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        queries, points = self.norm2_contrast(x[:, : len(QUERIES)]), self.norm2(x[:, len(QUERIES) :])
-        branches = [self.mlp_contrast(queries), self.mlp(points)]
-        return torch.cat([queries, points], dim=1), torch.cat(branches, dim=1)
+        queries, points = self.norm2_contrast(_queries(x)), self.norm2(_points(x))
+        return _joined(queries, points), _joined(self.mlp_contrast(queries), self.mlp(points))
 
-    def forward(self, x: Tensor) -> Tensor:  # the streams are dropped each by itself
-        queries, points = self.norm1_contrast(x[:, : len(QUERIES)]), self.norm1(x[:, len(QUERIES) :])
-        queries = queries + self.drop_path(self.attn_contrast(queries, points))
-        points = points + self.drop_path(self.attn(points))
-        queries, points = self.norm2_contrast(queries), self.norm2(points)
-        queries = queries + self.drop_path(self.mlp_contrast(queries))
-        points = points + self.drop_path(self.mlp(points))
-        return torch.cat([queries, points], dim=1)
+
+def _queries(x: Tensor) -> Tensor:
+    return x[:, : len(QUERIES)]
+
+
+def _points(x: Tensor) -> Tensor:
+    return x[:, len(QUERIES) :]
+
+
+def _joined(queries: Tensor, points: Tensor) -> Tensor:
+    return torch.cat([queries, points], dim=1)
 
 
 class ReCon(PatchTransformer):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geopeft_cli.backbones.flash_attention import flash_attention
 from geopeft_cli.backbones.scene_level import SceneLevel
 from geopeft_cli.backbones.transformer import DropPath, FeedForward
 from geopeft_cli.contracts import Branches, Prefix, Role, SelfAttention, Site, current_level, unwrapped
@@ -45,7 +46,11 @@ class PatchAttention(SelfAttention):
             raise GeometryError(f"a patch attention got {tuple(x.shape)}, the geometry describes {level.described}")
         cut = level.patches(self.turn, self.length)
         fused: Tensor = self.qkv(x)
-        mixed = torch.cat([self._mixed(fused.index_select(0, rows.flatten()), len(rows), prefix) for rows in cut.rows])
+        if level.attention == "flash" and prefix is None:
+            mixed = flash_attention(fused, cut, self.heads).to(x.dtype)
+        else:
+            parts = (self._mixed(fused.index_select(0, rows.flatten()), len(rows), prefix) for rows in cut.rows)
+            mixed = torch.cat(list(parts))
         return self.proj(mixed.index_select(0, cut.back))  # type: ignore[no-any-return]
 
     def _mixed(self, fused: Tensor, patches: int, prefix: Prefix | None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from geopeft_cli.contracts import VoxelLevel
+from geopeft_cli.contracts import Convolution, VoxelLevel
 from geopeft_cli.geometry.clusters import Clusters
 from geopeft_cli.geometry.patches import Patches, patches
 from geopeft_cli.geometry.serialization import curve_codes, curve_depths, with_scene
@@ -16,6 +16,7 @@ from geopeft_cli.geometry.voxels import grid_pool, scene_index
 
 DepthRule = Literal["scene", "batch"]
 PatchRule = Literal["varlen", "legacy_min"]
+AttentionBy = Literal["torch", "flash"]
 
 
 class SceneLevel(VoxelLevel):
@@ -30,6 +31,8 @@ class SceneLevel(VoxelLevel):
         patch_rule: ``varlen``, patches of a scene are its own matter; ``legacy_min``, no patch is longer than the
             smallest scene of the batch.
         clusters: which rows of the stage before are one row here; none for the first.
+        convolution: by which package the voxels are convolved.
+        attention: by which package the patches attend.
     """
 
     def __init__(
@@ -41,8 +44,11 @@ class SceneLevel(VoxelLevel):
         curves: Sequence[str],
         patch_rule: PatchRule,
         clusters: Clusters | None = None,
+        convolution: Convolution = "torch",
+        attention: AttentionBy = "torch",
     ) -> None:
-        super().__init__(centers, offsets, voxels)
+        super().__init__(centers, offsets, voxels, convolution)
+        self.attention: AttentionBy = attention
         self.depths, self.curves, self.patch_rule = depths, tuple(curves), patch_rule
         self._clusters = clusters
 
@@ -88,7 +94,17 @@ class SceneLevel(VoxelLevel):
         centers = coarse.clusters.mean(self.centers.double()).to(self.centers.dtype)
         if isinstance(depths, str):
             depths = depths_by(depths, coarse.voxels, coarse.offsets)
-        return SceneLevel(centers, coarse.offsets, coarse.voxels, depths, curves, self.patch_rule, coarse.clusters)
+        return SceneLevel(
+            centers,
+            coarse.offsets,
+            coarse.voxels,
+            depths,
+            curves,
+            self.patch_rule,
+            coarse.clusters,
+            self.convolution,
+            self.attention,
+        )
 
 
 def depths_by(rule: DepthRule, voxels: Tensor, offsets: Tensor) -> Tensor:

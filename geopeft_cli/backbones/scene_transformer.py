@@ -11,11 +11,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from geopeft_cli.backbones.flash_attention import load_flash_attention
 from geopeft_cli.backbones.scene_blocks import Block, Down, Norm, Stage, Up, stage_sites
-from geopeft_cli.backbones.scene_level import DepthRule, PatchRule, SceneLevel, depths_by
-from geopeft_cli.contracts import Geometry, SceneBackbone, Scenes, Site, Tokens, published
+from geopeft_cli.backbones.scene_level import AttentionBy, DepthRule, PatchRule, SceneLevel, depths_by
+from geopeft_cli.contracts import Convolution, Geometry, SceneBackbone, Scenes, Site, Tokens, published
 from geopeft_cli.errors import UsageError
 from geopeft_cli.geometry.serialization import CURVES
+from geopeft_cli.geometry.spconv_convolution import load_spconv
 
 HEAD_WIDTH = 16  # channels an attention head, in every released model
 Shuffle = Literal["train", "always", "never"]
@@ -48,9 +50,11 @@ class SceneTransformer(SceneBackbone):
         attention_patches: ``varlen``, every scene is cut by itself; ``legacy_min``, no patch is longer than the
             smallest scene of the batch, as in the released code without flash attention.
         upcast: how many of the coarsest stages are put together before the rest is copied down; by default all.
+        convolution: by which package voxels are convolved, ``torch`` or, where it is installed, ``spconv``.
+        attention: by which package patches attend, ``torch`` or, where it is installed, ``flash`` for flash-attn.
 
     Raises:
-        UsageError: the settings do not go together.
+        UsageError: the settings do not go together, or a package that is asked for does not load.
     """
 
     head_layout: ClassVar[str] = "linear"
@@ -76,12 +80,20 @@ class SceneTransformer(SceneBackbone):
         serialization_depth: DepthRule = "scene",
         attention_patches: PatchRule = "varlen",
         upcast: int | None = None,
+        convolution: Convolution = "torch",
+        attention: AttentionBy = "torch",
     ) -> None:
         super().__init__()
         stages = len(widths)
         self.in_channels, self.drop_path, self.shuffle_orders = in_channels, drop_path, shuffle_orders
         self.serialization_depth: DepthRule = serialization_depth
         self.attention_patches: PatchRule = attention_patches
+        self.convolution: Convolution = convolution
+        self.attention: AttentionBy = attention
+        if convolution == "spconv":
+            load_spconv()
+        if attention == "flash":
+            load_flash_attention()
         self.widths, self.decoder_widths = tuple(widths), tuple(decoder_widths)
         down, up = stages, stages - 1 if decoder_widths else 0
         self.depths = _by_stage("depths", depths, down)
@@ -167,10 +179,8 @@ class SceneTransformer(SceneBackbone):
     def settings(self) -> dict[str, Any]:
         lists = ("widths", "depths", "heads", "patch_size", "stride", "curves")
         decoder = ("decoder_widths", "decoder_depths", "decoder_heads", "decoder_patch_size")
-        plain = (
-            *("in_channels", "drop_path", "shuffle_orders", "serialization_depth", "attention_patches", "upcast"),
-            "decoder_is_new",
-        )
+        rules = ("shuffle_orders", "serialization_depth", "attention_patches", "convolution", "attention")
+        plain = ("in_channels", "drop_path", *rules, "upcast", "decoder_is_new")
         settings = {name: list(getattr(self, name)) for name in (*lists, *decoder)}
         return settings | {name: getattr(self, name) for name in plain}
 
@@ -219,7 +229,16 @@ class SceneTransformer(SceneBackbone):
         scenes.check(self.in_channels)
         depths = depths_by(self.serialization_depth, scenes.voxels, scenes.offsets)
         voxels, offsets = scenes.voxels.long(), scenes.offsets.long()
-        first = SceneLevel(scenes.coordinates, offsets, voxels, depths, self._turns(), self.attention_patches)
+        first = SceneLevel(
+            scenes.coordinates,
+            offsets,
+            voxels,
+            depths,
+            self._turns(),
+            self.attention_patches,
+            convolution=self.convolution,
+            attention=self.attention,
+        )
         levels = [first]
         for stride in self.stride:
             levels.append(self.pooled(levels[-1], stride, self._turns()))

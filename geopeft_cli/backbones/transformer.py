@@ -79,17 +79,17 @@ class Block(TransformerBlock):
         self.drop_path = DropPath(drop_path)
         self.drop_rate = drop_path
 
+    def normalized(self, x: Tensor) -> Tensor:
+        return self.norm1(x)  # type: ignore[no-any-return]
+
+    def dropped(self, branch: Tensor) -> Tensor:
+        return self.drop_path(branch)  # type: ignore[no-any-return]
+
     def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, self.attn(self.norm1(x))
+        return x, self.attn(self.normalized(x))
 
     def transformed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, self.mlp(self.norm2(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for half in (self.attended, self.transformed):
-            stream, branch = half(x)
-            x = stream + self.drop_path(branch)
-        return x
 
 
 class Trunk(nn.Module):

@@ -36,7 +36,9 @@ def finetune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted run in the folder; several runs always do.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe, its protocol and what would train, and stop.")
+    ] = False,
     seeds: Annotated[
         str | None,
         typer.Option(metavar="LIST", help="A run for each of these seeds, such as 0,1,2.", show_default=False),
@@ -113,12 +115,18 @@ def _run(recipe: str, overrides: Sequence[str], output: Path | None, resume: boo
 
 
 def _show_plan(recipe: str, overrides: Sequence[str]) -> None:
-    """The resolved recipe on stdout; on stderr what would train, after building the model and finding the data."""
+    """The resolved recipe on stdout; on stderr its protocol, and what would train, after building the model and finding
+    the data."""
     from geopeft_cli.recipe.dump import dump_recipe
     from geopeft_cli.recipe.load import load_recipe
+    from geopeft_cli.reports.comparison import protocol, published_in_words
+    from geopeft_cli.reports.console import console
 
-    resolved = load_recipe(recipe, overrides)
+    resolved, notes = load_recipe(recipe, overrides), console(stderr=True)
     print(dump_recipe(resolved), end="", flush=True)
+    notes.print(f"protocol: {protocol(resolved)}")
+    for entry in resolved.published:
+        notes.print(published_in_words(entry))
     _show_model(resolved)
 
 

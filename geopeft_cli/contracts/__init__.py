@@ -33,6 +33,7 @@ from geopeft_cli.contracts.sites import (
 )
 from geopeft_cli.contracts.task import Confusion, LabelledBatch, Task, Vocabulary
 from geopeft_cli.contracts.tokens import (
+    Convolution,
     Geometry,
     Level,
     PackedLevel,
@@ -52,6 +53,7 @@ __all__ = [
     "Calibration",
     "CheckpointLayout",
     "Confusion",
+    "Convolution",
     "DenseUpdate",
     "Foldable",
     "Geometry",

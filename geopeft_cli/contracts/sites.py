@@ -29,7 +29,7 @@ class Site:
         name: the official module path, for example ``blocks.blocks.0.attn.qkv``.
         role: what the module does, the same word on every backbone; all but ``WHOLE_ROLES`` are dense layers,
             ``transition`` one between two stages. Where blocks are sites, they take :class:`Branches`; a
-        :class:`SelfAttention` takes a :class:`Prefix`.
+            :class:`SelfAttention` takes a :class:`Prefix`.
         block: index of the transformer block that holds it, -1 outside the blocks.
         level: index into ``Geometry.levels`` of the tokens that flow through it, ``None`` where it reads no
             sequence of tokens (patch encoder, position encoding, pooling over neighbors) or tokens without centers
@@ -69,12 +69,26 @@ class TransformerBlock(nn.Module, ABC):
     drop_rate: float = 0.0
 
     @abstractmethod
+    def normalized(self, x: Tensor) -> Tensor:
+        """What the attention reads of the tokens (B, T, C) that enter the block."""
+
+    @abstractmethod
+    def dropped(self, branch: Tensor) -> Tensor:
+        """A branch under the block's stochastic depth."""
+
+    @abstractmethod
     def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Stream and branch of the attention, of the tokens (B, T, C) that enter the block."""
 
     @abstractmethod
     def transformed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Stream and branch of the feed-forward layers, of the sum of the attention's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for half in (self.attended, self.transformed):
+            stream, branch = half(x)
+            x = stream + self.dropped(branch)
+        return x
 
 
 class Prefix(NamedTuple):

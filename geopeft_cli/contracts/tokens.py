@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from geopeft_cli.errors import GeometryError, ShapeError
 
 T = TypeVar("T")
+Convolution = Literal["torch", "spconv"]
 
 
 class Remembering:
@@ -99,11 +100,13 @@ class VoxelLevel(PackedLevel):
         centers: (N, 3), mean coordinates of what is in the voxels.
         offsets: int64 (scenes + 1,), where the scenes begin, and N.
         voxels: int64 (N, 3), their places in the grid. Several tokens may share one.
+        convolution: by which package they are convolved.
     """
 
-    def __init__(self, centers: Tensor, offsets: Tensor, voxels: Tensor) -> None:
+    def __init__(self, centers: Tensor, offsets: Tensor, voxels: Tensor, convolution: Convolution = "torch") -> None:
         super().__init__(centers, offsets)
         self.voxels = voxels
+        self.convolution: Convolution = convolution
 
 
 class Geometry(Remembering):

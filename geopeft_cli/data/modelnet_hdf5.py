@@ -66,7 +66,8 @@ def _listed(root: Path, name: str) -> list[Path]:
 
 
 def _part(root: Path, part: Literal["train", "test"], files: Sequence[Path], names: Sequence[str]) -> MemoryClouds:
-    clouds = [cloud for path in files for cloud in _read(path, names)]
+    parts = [_read(path, names) for path in files]
+    clouds = [one[index] for one in parts for index in range(len(one))]
     tell_of_count(root / LISTS[part], len(clouds), PUBLISHED[part])
     points, labels = [cloud.points for cloud in clouds], [cloud.label for cloud in clouds]
     return MemoryClouds(points, labels, names, [cloud.name for cloud in clouds])

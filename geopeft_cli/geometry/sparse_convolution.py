@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from geopeft_cli.contracts import VoxelLevel, current_level
 from geopeft_cli.errors import GeometryError, ShapeError
 from geopeft_cli.geometry.clusters import Clusters, clusters_of
+from geopeft_cli.geometry.spconv_convolution import spconv_convolution
 from geopeft_cli.geometry.voxels import voxel_keys
 
 _ROWS = 4096  # gathered at a time on a CPU, whose cache holds them
@@ -220,6 +221,8 @@ class SubmanifoldConvolution(nn.Module):
         level = current_level(self.level, "a sparse convolution")
         if not isinstance(level, VoxelLevel) or not level.describes(x):
             raise GeometryError(f"a sparse convolution got {tuple(x.shape)}, the geometry describes {level.described}")
+        if level.convolution == "spconv":
+            return spconv_convolution(x, self.weight, self.bias, level)
         return submanifold_convolution(x, self.weight, self.bias, level_neighbors(level, self.kernel))
 
 

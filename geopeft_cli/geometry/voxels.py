@@ -52,7 +52,7 @@ def voxelized(coordinates: Tensor, offsets: Tensor, size: float) -> Tensor:
         size: edge of a voxel, in the unit of the coordinates.
     """
     voxels = (coordinates.double() / size).floor().long()
-    return voxels - _lowest(voxels, offsets)
+    return voxels - lowest_voxels(voxels, offsets)
 
 
 class VoxelKeys(NamedTuple):
@@ -76,7 +76,7 @@ def voxel_keys(voxels: Tensor, offsets: Tensor, margin: int = 0) -> VoxelKeys:
     """
     require_voxels(voxels, offsets)
     voxels = voxels.long()
-    inside = voxels - _lowest(voxels, offsets) + margin
+    inside = voxels - lowest_voxels(voxels, offsets) + margin
     x, y, z = (int(extent) + 1 + margin for extent in inside.amax(0)) if len(inside) else (1, 1, 1)
     if (len(offsets) - 1) * x * y * z >= 2**63:
         raise DataError(
@@ -87,7 +87,7 @@ def voxel_keys(voxels: Tensor, offsets: Tensor, margin: int = 0) -> VoxelKeys:
     return VoxelKeys((first * y + inside[:, 1]) * z + inside[:, 2], (y * z, z, 1))
 
 
-def _lowest(voxels: Tensor, offsets: Tensor) -> Tensor:
+def lowest_voxels(voxels: Tensor, offsets: Tensor) -> Tensor:
     """The lowest voxel of every row's scene along each axis, (N, 3)."""
     scene = scene_index(offsets)[:, None].expand(-1, 3)
     lowest = voxels.new_zeros(len(offsets) - 1, 3).scatter_reduce_(0, scene, voxels, "amin", include_self=False)

@@ -1,9 +1,10 @@
-"""GEM, the Geometry Encoding Mixer for scenes, re-implemented from the paper (NeurIPS 2025, arXiv 2505.22444).
+"""GEM, the Geometry Encoding Mixer, re-implemented from the paper (NeurIPS 2025, arXiv 2505.22444).
 
 Beside the frozen position encoding of a block stands a spatial adapter, a sparse convolution of low rank; beside its
 attention a context adapter, latents that read the whole scene and that every voxel reads. The latents are carried from
 block to block. Where the paper leaves a choice, it is ours: scale of the softmax, what is read (norm and latents),
-initial values, and that K = V, which its parameter counts need.
+initial values, and that K = V, which its parameter counts need. The paper is on scenes; how it is done among the
+tokens of clouds is ours too, see :mod:`geopeft_cli.methods.gem_tokens`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ from geopeft_cli.contracts import (
     PackedLevel,
     SceneBackbone,
     Site,
+    TransformerBlock,
     Wrapper,
     current_level,
 )
 from geopeft_cli.errors import UsageError
 from geopeft_cli.geometry.sparse_convolution import SubmanifoldConvolution
 from geopeft_cli.methods.dense import dense_layer, sizes
+from geopeft_cli.methods.gem_tokens import GEMTokenBlock, TokenConvolution, first_with_center
 
 Share = Literal["global", "stage", "none"]
 Activation = Literal["relu", "gelu"]
+Convolution = SubmanifoldConvolution | TokenConvolution
 _STD = 0.02  # of every initial value that is not zero
 
 
@@ -87,10 +91,8 @@ class GEM(Method):
         """See :class:`geopeft_cli.contracts.Method`.
 
         Raises:
-            UsageError: the backbone does not read scenes, or has no such stages.
+            UsageError: the backbone has no transformer blocks, or no such stages, or ``voxel`` is not for it.
         """
-        if not isinstance(backbone, SceneBackbone):
-            raise UsageError(f"method: gem needs a network that reads scenes, {backbone.name} does not")
         sites = self._blocks(backbone)
         levels = sorted({site.level for site in sites if site.level is not None})
         shared = Latents(self.latents, self.rank, levels if self.share == "stage" else None)
@@ -99,17 +101,41 @@ class GEM(Method):
         widths = {site.block: sizes(dense_layer(site))[1] for site in backbone.sites() if site.role == "attention_out"}
         places: dict[int, int] = {}
         for site in sites:
-            level, parts = site.level or 0, nn.ModuleDict()
+            block, level, parts = site.module, site.level or 0, nn.ModuleDict()
             if self.spatial:
-                parts["spatial"] = SpatialAdapter(widths[site.block], self.rank, self.kernel, level, self.act)
+                convolution = self._convolution(block, level)
+                parts["spatial"] = SpatialAdapter(widths[site.block], self.rank, convolution, self.act)
             if self.context:
                 group = {"global": -1, "stage": level, "none": len(levels) + site.block}[self.share]
                 places[group] = places.get(group, -1) + 1
                 parts["context"] = self._context_adapter(widths[site.block], level, group, places[group], shared)
-            site.replace(GEMBlock(site.module, parts))
+            if isinstance(block, TransformerBlock):
+                site.replace(GEMTokenBlock(block, parts, level))
+            else:
+                site.replace(GEMBlock(block, parts))
 
-    def _blocks(self, backbone: SceneBackbone) -> list[Site]:
-        every = [site for site in backbone.sites() if site.role == "block" and site.block in backbone.encoder_blocks]
+    def _convolution(self, block: nn.Module, level: int) -> Convolution:
+        if isinstance(block, TransformerBlock):
+            return TokenConvolution(self.rank, self.kernel, level, self.voxel)
+        return SubmanifoldConvolution(self.rank, self.rank, self.kernel, level, bias=False)
+
+    def _blocks(self, backbone: Backbone) -> list[Site]:
+        if isinstance(backbone, SceneBackbone):
+            if self.voxel is not None:
+                raise UsageError(
+                    f"method.voxel: {backbone.name} reads scenes, whose voxels are those of the network",
+                    "Leave it out.",
+                )
+            blocks = backbone.encoder_blocks
+            every = [site for site in backbone.sites() if site.role == "block" and site.block in blocks]
+        else:
+            every = backbone.block_sites()
+        if not every:
+            raise UsageError(
+                f"method.name: gem is for transformer blocks over scenes or over the patches of a cloud, "
+                f"and {backbone.name} has none",
+                "Use another method or another backbone.",
+            )
         known = {site.level for site in every}
         unknown = [stage for stage in self.stages or () if stage not in known]
         if unknown:
@@ -166,13 +192,20 @@ class GEMBlock(Wrapper):
 
 
 class SpatialAdapter(nn.Module):
-    """up(act(convolution(down x))) over the voxels of a stage: (N, C) -> (N, C), 0 at the start."""
+    """up(act(convolution(down x))) over the voxels of a stage: (N, C) -> (N, C), or (B, G, C); 0 at the start.
 
-    def __init__(self, width: int, rank: int, kernel: int, level: int, act: Activation) -> None:
+    Args:
+        width: C.
+        rank: r.
+        convolution: from (N, r) to (N, r), or (B, G, r), with a ``weight``.
+        act: behind the convolution.
+    """
+
+    def __init__(self, width: int, rank: int, convolution: Convolution, act: Activation) -> None:
         super().__init__()
         self.act = act
         self.down = nn.Linear(width, rank, bias=False)
-        self.conv = SubmanifoldConvolution(rank, rank, kernel, level, bias=False)
+        self.conv = convolution
         self.up = nn.Linear(rank, width, bias=False)
         for layer in (self.down, self.conv):
             nn.init.trunc_normal_(layer.weight, std=_STD)
@@ -187,8 +220,9 @@ class ContextAdapter(nn.Module):
     """Latents that read all voxels of their scene, and are read by them: (N, C) -> (N, C), 0 at the start.
 
     c = softmax(L K^T s) V over the voxels of a scene; y = softmax(Q c^T s) c over the latents; then L <- L + c. All of
-    it in float32. What a block leaves to the next is kept with the geometry of the forward pass, by the place of the
-    block, so that a block that is run twice in one pass reads the same latents again.
+    it in float32. A cloud is such a scene, (B, T, C) -> (B, T, C); its tokens without a center read and are not read.
+    What a block leaves to the next is kept with the geometry of the forward pass, by the place of the block, so that a
+    block that is run twice in one pass reads the same latents again.
 
     Args:
         width: C.
@@ -233,13 +267,20 @@ class ContextAdapter(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         level = current_level(self.level, "a context adapter")
-        assert isinstance(level, PackedLevel), "blocks of scene networks see packed scenes"
         carried = carried_latents(current_level(0, "a context adapter"), self.group)
-        q, k, v = (part.float().split(level.sizes) for part in self._projected(h))
+        scenes = len(level.sizes) if isinstance(level, PackedLevel) else h.shape[0]
+        q, k, v = (part.float() for part in self._projected(h))
         with torch.autocast(h.device.type, enabled=False):
-            before = carried[self.place - 1] if self.place else self._first().float().expand(len(q), -1, -1)
-            context = torch.stack([self._attended(*parts) for parts in zip(before, k, v, strict=True)])
-            read = torch.cat([self._attended(rows, one, one) for rows, one in zip(q, context, strict=True)])
+            before = carried[self.place - 1] if self.place else self._first().float().expand(scenes, -1, -1)
+            if isinstance(level, PackedLevel):
+                parts = zip(before, k.split(level.sizes), v.split(level.sizes), strict=True)
+                context = torch.stack([self._attended(*part) for part in parts])
+                rows = zip(q.split(level.sizes), context, strict=True)
+                read = torch.cat([self._attended(row, one, one) for row, one in rows])
+            else:
+                first = first_with_center(h, level)
+                context = self._attended(before, k[:, first:], v[:, first:])
+                read = self._attended(q, context, context)
             carried[self.place] = before + context
         return self.up(read.to(h.dtype))  # type: ignore[no-any-return]
 
@@ -254,7 +295,7 @@ class ContextAdapter(nn.Module):
         return self.latents if "latents" in self._parameters else self.start(self.level)
 
     def _attended(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return (queries @ keys.T * self.scale).softmax(dim=-1) @ values
+        return (queries @ keys.mT * self.scale).softmax(dim=-1) @ values
 
 
 def carried_latents(first: Level, group: int) -> dict[int, Tensor]:

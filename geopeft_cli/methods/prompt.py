@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from geopeft_cli.contracts import Backbone, Method, Prefix, SelfAttention, Wrapper
+from geopeft_cli.contracts import Backbone, Method, Prefix, SelfAttention, Site, Wrapper
 from geopeft_cli.errors import UsageError
 
 _STD = 0.02
+_HINT = "Use adapter, lora or most, which go on dense layers."
 
 
 class Prompt(Method):
@@ -40,18 +41,13 @@ class Prompt(Method):
         """See :class:`geopeft_cli.contracts.Method`.
 
         Raises:
-            UsageError: the backbone has no attention over keys and values.
+            UsageError: the backbone has no attention, or one without keys and values.
         """
         sites = [s for s in backbone.sites() if s.role == "attention" and s.block in backbone.encoder_blocks]
-        attentions = [site.module for site in sites]
-        if not attentions or not all(isinstance(attention, SelfAttention) for attention in attentions):
-            raise UsageError(
-                f"method.name: prompt is for attentions, which read keys and values, and {backbone.name} has none",
-                "Use adapter, lora or most, which go on dense layers.",
-            )
-        for site, attention in zip(sites, attentions, strict=True):
-            assert isinstance(attention, SelfAttention)
-            site.replace(PrefixedAttention(attention, self.length))
+        if not sites:
+            raise UsageError(f"method.name: prompt is for attentions, and {backbone.name} has none", _HINT)
+        for site in sites:
+            site.replace(PrefixedAttention(_attention(site), self.length))
 
 
 class PrefixedAttention(Wrapper):
@@ -67,8 +63,24 @@ class PrefixedAttention(Wrapper):
 
     def __init__(self, base: SelfAttention, length: int) -> None:
         super().__init__(base)
-        self.prefix_keys = nn.Parameter(_STD * torch.randn(length, base.width))
-        self.prefix_values = nn.Parameter(_STD * torch.randn(length, base.width))
+        self.prefix_keys = nn.Parameter(torch.empty(length, base.width))
+        self.prefix_values = nn.Parameter(torch.empty(length, base.width))
+        for drawn in (self.prefix_keys, self.prefix_values):
+            nn.init.normal_(drawn, std=_STD)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x, Prefix(self.prefix_keys, self.prefix_values))  # type: ignore[no-any-return]
+
+
+def _attention(site: Site) -> SelfAttention:
+    """The attention at a site.
+
+    Raises:
+        UsageError: it takes no prefix, or something else is there, such as another method's module.
+    """
+    attention = site.module
+    if isinstance(attention, SelfAttention):
+        return attention
+    raise UsageError(
+        f"method.name: prompt stands before keys and values, and {site.name} is a {type(attention).__name__}", _HINT
+    )

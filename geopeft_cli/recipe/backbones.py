@@ -130,7 +130,7 @@ class SceneBackboneSection(PretrainedSection):
     Its sizes are read from the checkpoint. ``decoder: fresh`` puts a new decoder behind an encoder, which trains beside
     any method; ``checkpoint`` takes the file's, if it has one. ``stem: fresh`` starts the first layer anew, for other
     features than those of the pre-training, and trains it. ``drop_path`` is that of the last block in training.
-    ``patch_size`` are the voxels that attend to each other, by default those of the pre-training. The last three are
+    ``patch_size`` are the voxels that attend to each other, by default those of the pre-training. The last five are
     explained in docs/scenes.md.
     """
 
@@ -143,6 +143,8 @@ class SceneBackboneSection(PretrainedSection):
     shuffle_orders: Literal["train", "always", "never"] = "train"
     serialization_depth: Literal["scene", "batch"] = "scene"
     attention_patches: Literal["varlen", "legacy_min"] = "varlen"
+    convolution: Literal["torch", "spconv"] = "torch"
+    attention: Literal["torch", "flash"] = "torch"
 
 
 BackboneSection = Annotated[ObjectBackboneSection | SceneBackboneSection, Field(discriminator="name")]

@@ -27,7 +27,7 @@ _TEXTS = {
     "less_than_equal": "must be at most {le}, is {shown}",
     "tuple_type": "must be a list, is {shown}",
     "too_short": "must have at least {min_length} entry",
-    "mapping_type": "must be a section with keys of its own, is {shown}",
+    "dict_type": "must be a section with keys of its own, is {shown}",
     "model_type": "must be a section with keys of its own, is {shown}",
     "model_attributes_type": "must be a section with keys of its own, is {shown}",
     "value_error": "cannot be used: {error}",

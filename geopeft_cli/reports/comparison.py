@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from geopeft_cli.recipe.schema import Published, Recipe
-from geopeft_cli.reports.console import measured_in_words
-from geopeft_cli.reports.protocol import augmented_in_words, prepared_in_words
+from geopeft_cli.reports.protocol import augmented_in_words, measured_in_words, prepared_in_words
 
 SELECTIONS = {
     "last": "weights of the last epoch",
@@ -122,6 +121,11 @@ def protocol(recipe: Recipe) -> str:
     )
 
 
+def published_in_words(entry: Published) -> str:
+    """A number of the literature with its metric, its source and its own protocol, in a line."""
+    return f"published: {entry.value:g}, {entry.metric}; {entry.source}; {entry.protocol}"
+
+
 def compare(rows: Sequence[Row]) -> Comparison:
     """The rows as text: ``91.20 ± 0.35``, sizes in MB, times in milliseconds, protocols as letters."""
     scores = " / ".join(dict.fromkeys(row.score.replace("_", " ") for row in rows))
@@ -153,10 +157,7 @@ def compare(rows: Sequence[Row]) -> Comparison:
         for row in rows
     ]
     notes = [f"protocol {_letter(index)}: {text}" for index, text in enumerate(protocols)]
-    notes += [
-        f"[{index}] published: {entry.value:g}, {entry.metric}; {entry.source}; {entry.protocol}"
-        for index, entry in enumerate(quotations, start=1)
-    ]
+    notes += [f"[{index}] {published_in_words(entry)}" for index, entry in enumerate(quotations, start=1)]
     notes += [f"failed: {row.name}, {member.title}: {member.failure}" for row in rows for member in row.failed]
     return Comparison(headings, lines, notes)
 

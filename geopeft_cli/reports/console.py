@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
 
 from geopeft_cli.reports.parameters import ParameterTable, Row
+from geopeft_cli.reports.protocol import votes_in_words
 
 
 def console(stderr: bool = False) -> Console:
@@ -85,35 +86,10 @@ class VoteFigures(Protocol):
 
 def print_votes(votes: VoteFigures, split: str, out: Console) -> None:
     """The figures of a vote, each under its own name, the maximum with a warning."""
-    out.print(f"voting: {_votes_in_words(votes.voting, votes.views, votes.rounds, votes.augment)}")
+    out.print(f"voting: {votes_in_words(votes.voting, votes.augment, votes.views, votes.rounds)}")
     for name, metrics in votes.figures.items():
         warning = f" (the best round on the {split} split: not an unbiased figure)" if "maximum" in name else ""
         print_metrics(metrics, f"  {name.replace('_', ' ')}{warning}", out)
-
-
-def measured_in_words(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    """What the figures of a run are measured on, and what voting ``geopeft eval`` adds to them.
-
-    Args:
-        data, evaluation: the sections of the resolved recipe, as plain values.
-    """
-    if data.get("test") == "rooms":
-        return f"every point of whole rooms, votes of overlapping blocks in {data['passes']} passes"
-    if evaluation["voting"] == "none":
-        return "one view, no voting"
-    if evaluation["voting"] == "fragments":
-        thinned = f", thinned to voxels of {data['test_grid']:g} m" if data.get("test_grid") else ""
-        views = f"the views {evaluation['scene_views']}, sum of the probabilities"
-        return f"one view; geopeft eval adds voting: all points in fragments{thinned}, {views}"
-    votes = _votes_in_words(*(evaluation[key] for key in ("voting", "views", "rounds", "view_augment")))
-    return f"one view; geopeft eval adds voting: {votes}"
-
-
-def _votes_in_words(voting: str, views: int, rounds: int, augment: Sequence[str]) -> str:
-    if voting == "fragments":
-        return f"all points in fragments, {views} views {augment[0]}, sum of the probabilities"
-    often = f", {rounds} rounds" if voting == "published" else ""
-    return f"{voting}, {views} views with {', '.join(augment) or 'no augmentation'}, mean of the logits{often}"
 
 
 def print_confusions(classes: Sequence[str], counts: Sequence[Sequence[int]], out: Console) -> None:

@@ -12,8 +12,8 @@ from geopeft_cli.checkpoint_layout import POINT_HEAD
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "columns")
 _OF_METHODS = (".lora_A.", ".lora_B.", ".bottleneck.", ".most.", ".point_monarch.")
 _NEVER_MERGED = {
-    "adapter": "there is a GELU in every bottleneck: they cannot be merged into the weights",
-    "prompt": "keys of the prefix take part in the softmax: they cannot be merged into the weights",
+    "adapter": "there is a GELU in every bottleneck: none can be merged into the weights",
+    "prompt": "the keys of a prefix take part in the softmax: it cannot be merged into the weights",
     "point_peft": "nothing of Point-PEFT is linear in the weights: it cannot be merged into them",
 }
 _FIRST_FACTORS = (".most.blkdiag1", ".monarch_linear.blkdiag1")

@@ -1,8 +1,8 @@
-"""What a recipe does with its data, in words, from the plain values of its section."""
+"""What a recipe does with its data and how it measures, in words, from the plain values of its sections."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -26,3 +26,32 @@ def augmented_in_words(data: Mapping[str, Any]) -> str:
     if data["mix3d"]:
         words.append(f"Mix3D {data['mix3d']['probability']:g}")
     return " + ".join(words)
+
+
+def measured_in_words(data: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """What the figures of a run are measured on, and what voting ``geopeft eval`` adds to them."""
+    if data.get("test") == "rooms":
+        return f"every point of whole rooms, votes of overlapping blocks in {data['passes']} passes"
+    voting = evaluation["voting"]
+    if voting == "none":
+        return "one view, no voting"
+    augment = [evaluation["scene_views"]] if voting == "fragments" else evaluation["view_augment"]
+    words = votes_in_words(voting, augment, evaluation["views"], evaluation["rounds"])
+    if voting == "fragments" and data.get("test_grid"):
+        words += f", on a point a voxel of {data['test_grid']:g} m"
+    return f"one view; geopeft eval adds voting: {words}"
+
+
+def votes_in_words(voting: str, augment: Sequence[str], views: int, rounds: int) -> str:
+    """Who decides.
+
+    Args:
+        voting: as ``evaluation.voting`` has it, but not ``none``.
+        augment: what changes the views; of fragments, the name of the views.
+        views: in a vote.
+        rounds: how many votes there are.
+    """
+    if voting == "fragments":
+        return f"fragments of every scene, views {', '.join(augment)}, sum of the probabilities"
+    often = f", {rounds} rounds" if voting == "published" else ""
+    return f"{voting}, {views} views with {', '.join(augment) or 'no augmentation'}, mean of the logits{often}"

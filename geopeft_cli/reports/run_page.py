@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from geopeft_cli import __version__
-from geopeft_cli.reports.console import duration, folded, measured_in_words, split_title, taken_for
+from geopeft_cli.reports.console import duration, folded, split_title, taken_for
 from geopeft_cli.reports.markup import Cell, facts, paragraph, section, table
 from geopeft_cli.reports.mistakes import Mistake, card
 from geopeft_cli.reports.overlaps import CategoryScore
 from geopeft_cli.reports.parameters import ParameterTable
-from geopeft_cli.reports.protocol import augmented_in_words, prepared_in_words
+from geopeft_cli.reports.protocol import augmented_in_words, measured_in_words, prepared_in_words
 from geopeft_cli.reports.svg import line_chart
 
 LARGEST_MATRIX = 60

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from geopeft_cli.adapters.directory import StoredAdapter, load_adapter
-from geopeft_cli.adapters.manifest import Manifest, label_names
+from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.adapters.peft_layout import CONFIG, adapted_modules, lora_config
 from geopeft_cli.assemble import Experiment, build, load_splits, vocabulary
 from geopeft_cli.errors import AdapterError
@@ -42,14 +42,4 @@ def adopt(adapter: StoredAdapter, overrides: Sequence[str]) -> tuple[Experiment,
     experiment = build(recipe, vocabulary(load_splits(recipe).test))
     load_adapter(experiment.model, adapter.tensors, experiment.fresh, str(adapter.folder))
     experiment.model.eval()
-    manifest = Manifest(
-        recipe=recipe.model_dump(mode="json"),
-        **label_names(experiment.task.settings()),
-        backbone=experiment.model.settings(),
-        base_sha256=experiment.checkpoint.sha256,
-        fresh=list(experiment.fresh),
-        total_parameters=experiment.total_parameters,
-        trainable_parameters=experiment.trainable_parameters,
-        selection={"text": "as the adapter's author chose"},
-    )
-    return experiment, manifest
+    return experiment, experiment.record(selection={"text": "as the adapter's author chose"})

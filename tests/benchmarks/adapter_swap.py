@@ -19,7 +19,6 @@ import torch
 
 import geopeft_cli
 from geopeft_cli.adapters.directory import adapter_state
-from geopeft_cli.adapters.manifest import Manifest, label_names
 from geopeft_cli.assemble import build
 from geopeft_cli.assets.pretrain_point_mae_tiny import save
 from geopeft_cli.backbones.point_mae import PointMAE
@@ -40,16 +39,7 @@ def write_adapter(folder: Path, base: Path, method: str, seed: int) -> Path:
     for parameter in experiment.model.parameters():
         if parameter.requires_grad:
             parameter.data.normal_(std=0.01)
-    manifest = Manifest(
-        recipe=recipe.model_dump(mode="json"),
-        **label_names(experiment.task.settings()),
-        backbone=experiment.model.settings(),
-        base_sha256=experiment.checkpoint.sha256,
-        fresh=list(experiment.fresh),
-        total_parameters=experiment.total_parameters,
-        trainable_parameters=experiment.trainable_parameters,
-        selection={"text": "not trained"},
-    )
+    manifest = experiment.record(selection={"text": "not trained"})
     folder.mkdir()
     write_made(folder, experiment, adapter_state(experiment.model, experiment.fresh), manifest)
     return folder

@@ -131,10 +131,9 @@ def together(step: Step, batch: int, rounds: int) -> None:
         ahead = max(ahead, clouds.asked // batch - number)
         held = sum(tensor.nbytes for tensor in (each.points, each.picks, each.labels, each.indices))
         started = time.perf_counter()
-    print(f"in a loop with batches of {batch}: the first comes after {waits[0]:.2f} s, others after at most", end=" ")
-    print(
-        f"{1000 * max(waits[1:]):.1f} ms; {ahead} ahead of {held / 1e6:.2f} MB; at most {CACHE_BYTES:.0e} bytes of clouds"
-    )
+    first, longest = waits[0], 1000 * max(waits[1:])
+    print(f"in a loop with batches of {batch}: the first after {first:.2f} s, others after at most {longest:.1f} ms;")
+    print(f"{ahead} ahead, {held / 1e6:.2f} MB each; clouds kept between passes: at most {CACHE_BYTES / 1e9:g} GB")
 
 
 def main() -> None:

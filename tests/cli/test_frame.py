@@ -151,12 +151,17 @@ def test_inspect_one_thing_at_a_time(arguments: list[str]) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_dry_run_prints_the_resolved_recipe() -> None:
-    arguments = ["finetune", "quickstart", "method.rank=3", "--dry-run", "training.lr=1e-3"]
+    quoted = "published=[{metric: accuracy, value: 90.5, source: a paper, protocol: best of many}]"
+    arguments = ["finetune", "quickstart", "method.rank=3", "--dry-run", "training.lr=1e-3", quoted]
     result = runner.invoke(app, arguments)
     assert result.exit_code == 0
     assert "  rank: 3\n" in result.stdout
     assert "  lr: 0.001\n" in result.stdout
-    assert result.stderr.splitlines()[-1].endswith("14 classes; nothing was trained")
+    told = result.stderr.splitlines()
+    assert told[0].startswith("protocol: shapes, 1024 points, sampling random")
+    assert told[0].endswith("; one view, no voting")
+    assert told[1] == "published: 90.5, accuracy; a paper; best of many"
+    assert told[-1].endswith("14 classes; nothing was trained")
 
 
 @pytest.mark.usefixtures("here")

@@ -24,7 +24,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 FUSION = {"fusion": {"layers": 2, "affine": True}}
 # Every method, and what its defaults do not reach: recipe name, settings, task.
 FORMS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
-    **{name: (name, {}, {}) for name in METHODS if name != "gem"},
+    **{name: (name, {}, {}) for name in METHODS},
     "most_fusion": ("most", {}, FUSION),
     "most_released": ("most", {"variant": "released"}, {}),
     "point_peft_aligned": ("point_peft", {"variant": "aligned", "prompts": 6}, FUSION),
@@ -33,6 +33,7 @@ FORMS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
 ONLY = {
     "adapter": ("mamba3d", "point_gpt"),
     "prompt": ("point_gpt", "point_m2ae"),
+    "gem": ("point_gpt", "point_m2ae", "point_mae", "recon"),
     "point_peft_aligned": ("point_m2ae", "point_mae"),
     "point_peft_identity": ("point_m2ae", "recon"),
 }
@@ -41,7 +42,7 @@ ONLY = {
 @pytest.fixture(params=sorted(FORMS))
 def subject(request: pytest.FixtureRequest, checkpoint: tuple[str, Path]) -> Subject:
     method, settings, task = FORMS[request.param]
-    if method in ("point_peft", "prompt") and checkpoint[0] in WITHOUT_ATTENTION:
+    if method in ("point_peft", "prompt", "gem") and checkpoint[0] in WITHOUT_ATTENTION:
         pytest.skip(f"{checkpoint[0]} has no transformer blocks")
     if checkpoint[0] not in ONLY.get(request.param, BACKBONES):
         pytest.skip("takes time, and others do the same")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from geopeft_cli.adapters.directory import adapter_state, save_adapter
-from geopeft_cli.adapters.manifest import Manifest
 from geopeft_cli.assemble import Experiment, build
 from geopeft_cli.backbones import backbone_class
 from geopeft_cli.contracts import Backbone, memories, official_parameters, official_state
@@ -193,20 +192,12 @@ class Subject:
         )
         return experiment, outcome
 
-    def save(self, experiment: Experiment, folder: Path) -> Path:
-        manifest = Manifest(
-            recipe=experiment.recipe.model_dump(mode="json"),
-            classes=list(CLASSES),
-            backbone=experiment.model.settings(),
-            base_sha256=experiment.checkpoint.sha256,
-            fresh=list(experiment.fresh),
-            total_parameters=experiment.total_parameters,
-            trainable_parameters=experiment.trainable_parameters,
-        )
-        tensors = adapter_state(experiment.model, experiment.fresh)
-        method = experiment.method
-        save_adapter(folder, experiment.model, tensors, manifest, method.name, method.settings(), "card")
-        return folder
+
+def saved(experiment: Experiment, folder: Path) -> Path:
+    """The adapter directory of an experiment."""
+    tensors, method = adapter_state(experiment.model, experiment.fresh), experiment.method
+    save_adapter(folder, experiment.model, tensors, experiment.record(), method.name, method.settings(), "card")
+    return folder
 
 
 def trainable(model: Backbone) -> dict[str, torch.nn.Parameter]:

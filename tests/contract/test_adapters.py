@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from contract.subject import Subject, base_state, clouds, copied, logits, same_bits, write_checkpoint
+from contract.subject import Subject, base_state, clouds, copied, logits, same_bits, saved, write_checkpoint
 from geopeft_cli.adapters.directory import adapter_state, load_adapter, read_adapter
 from geopeft_cli.assemble import rebuild
 from geopeft_cli.contracts import official_state
@@ -24,7 +24,7 @@ PREFIX = "base_model.model."
 
 def test_the_same_bits_come_back(subject: Subject, tmp_path: Path) -> None:
     experiment = subject.moved()
-    loaded = rebuild(experiment.recipe, read_adapter(subject.save(experiment, tmp_path / "adapter")))
+    loaded = rebuild(experiment.recipe, read_adapter(saved(experiment, tmp_path / "adapter")))
     assert same_bits(adapter_state(loaded.model, loaded.fresh), adapter_state(experiment.model, experiment.fresh))
     assert not loaded.model.training
     assert torch.equal(logits(loaded.model, POINTS), logits(experiment.model, POINTS))
@@ -32,7 +32,7 @@ def test_the_same_bits_come_back(subject: Subject, tmp_path: Path) -> None:
 
 def test_a_trained_adapter_comes_back(subject: Subject, tmp_path: Path) -> None:
     experiment, _ = subject.trained()
-    loaded = rebuild(experiment.recipe, read_adapter(subject.save(experiment, tmp_path / "adapter")))
+    loaded = rebuild(experiment.recipe, read_adapter(saved(experiment, tmp_path / "adapter")))
     assert torch.equal(logits(loaded.model, POINTS), logits(experiment.model, POINTS))
 
 
@@ -53,7 +53,7 @@ def poison_one(tensors: dict[str, Tensor], name: str) -> None:
 
 
 def test_a_spoiled_adapter_is_refused_by_name(subject: Subject, tmp_path: Path) -> None:
-    file = subject.save(subject.moved(), tmp_path / "adapter") / FILE
+    file = saved(subject.moved(), tmp_path / "adapter") / FILE
     whole, host = load_file(file), subject.build()
     before = copied(official_state(host.model))
     names = [name for name in sorted(whole) if whole[name].is_floating_point()]
@@ -70,10 +70,10 @@ def test_a_spoiled_adapter_is_refused_by_name(subject: Subject, tmp_path: Path) 
 
 
 def test_another_base_is_refused(subject: Subject, tmp_path: Path) -> None:
-    saved = subject.save(subject.moved(), tmp_path / "adapter")
+    folder = saved(subject.moved(), tmp_path / "adapter")
     other = write_checkpoint(subject.backbone, tmp_path / "other.pth", seed=1)
     with pytest.raises(AdapterError, match="was made for a base with SHA-256"):
-        rebuild(subject.recipe(other), read_adapter(saved))
+        rebuild(subject.recipe(other), read_adapter(folder))
 
 
 def test_adapters_change_places_on_one_base(subject: Subject) -> None:

@@ -8,7 +8,7 @@ from statistics import mean
 import pytest
 import torch
 
-from contract.subject import Subject
+from contract.subject import Subject, saved
 from geopeft_cli.assemble import load_splits, make_batches
 from geopeft_cli.data.clouds import Subset
 from geopeft_cli.geometry.local_distance import local_distance, neighborhoods
@@ -20,7 +20,7 @@ CLOUDS, NEIGHBORS = 3, 2
 
 def test_the_last_stage_is_measured(checkpoint: tuple[str, Path], tmp_path: Path) -> None:
     subject = Subject(checkpoint[0], "most", checkpoint[1], {})
-    adapter = subject.save(subject.moved(), tmp_path / "adapter")
+    adapter = saved(subject.moved(), tmp_path / "adapter")
     base, adapted = measure_local_distance(str(adapter), clouds=CLOUDS, neighbors=NEIGHBORS).models
 
     opened = open_trained(adapter)

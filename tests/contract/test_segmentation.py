@@ -12,9 +12,18 @@ import torch
 from torch import Tensor
 
 from contract.conftest import FORMS
-from contract.subject import SEED, clouds, copied, same_bits, tiny_backbone, tiny_sizes, trainable, write_checkpoint
-from geopeft_cli.adapters.directory import adapter_state, read_adapter, save_adapter
-from geopeft_cli.adapters.manifest import Manifest, label_names
+from contract.subject import (
+    SEED,
+    clouds,
+    copied,
+    same_bits,
+    saved,
+    tiny_backbone,
+    tiny_sizes,
+    trainable,
+    write_checkpoint,
+)
+from geopeft_cli.adapters.directory import adapter_state, read_adapter
 from geopeft_cli.adapters.merge import merge
 from geopeft_cli.assemble import Experiment, build, rebuild
 from geopeft_cli.contracts import (
@@ -86,22 +95,6 @@ def moved(experiment: Experiment) -> Experiment:
         for parameter in trainable(experiment.model).values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return experiment
-
-
-def saved(experiment: Experiment, folder: Path) -> Path:
-    manifest = Manifest(
-        recipe=experiment.recipe.model_dump(mode="json"),
-        **label_names(experiment.task.settings()),
-        backbone=experiment.model.settings(),
-        base_sha256=experiment.checkpoint.sha256,
-        fresh=list(experiment.fresh),
-        total_parameters=experiment.total_parameters,
-        trainable_parameters=experiment.trainable_parameters,
-    )
-    tensors = adapter_state(experiment.model, experiment.fresh)
-    method = experiment.method
-    save_adapter(folder, experiment.model, tensors, manifest, method.name, method.settings(), "card")
-    return folder
 
 
 def without_method(experiment: Experiment) -> Backbone:

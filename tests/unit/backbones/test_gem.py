@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.scenes import alone, network, scenes
-from geopeft_cli.backbones.point_mae import PointMAE
 from geopeft_cli.backbones.scene_transformer import SceneTransformer
 from geopeft_cli.backbones.sonata import DECODER, Sonata
 from geopeft_cli.contracts import Foldable, Geometry, PackedLevel, official_parameters, official_state, published
@@ -198,8 +197,8 @@ def test_counts_on_sonata(name: str) -> None:
 
 
 def test_what_gem_cannot_adapt() -> None:
-    with pytest.raises(UsageError, match="point_mae does not"):
-        GEM().attach(PointMAE(24, 1, 2, groups=4, group_size=4))
+    with pytest.raises(UsageError, match=r"method\.voxel: sonata reads scenes"):
+        GEM(voxel=0.1).attach(network())
     with pytest.raises(UsageError, match="adapts nothing"):
         GEM(spatial=False, context=False)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from geopeft_cli.data.sources import FORMATS as ALL_FORMATS
+from geopeft_cli.data.scene_sources import FORMATS as SCENE_FORMATS
+from geopeft_cli.data.sources import FORMATS as OBJECT_FORMATS
 from geopeft_cli.recipe.load import load_recipe
 
 Problems = Callable[..., list[str]]
 Write = Callable[[dict[str, str]], None]
 
-FORMATS = ", ".join(ALL_FORMATS)
+FORMATS = ", ".join([*OBJECT_FORMATS, *SCENE_FORMATS])
 
 
 def test_sections_are_merged_key_by_key(write: Write, small: str) -> None:

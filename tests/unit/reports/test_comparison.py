@@ -15,6 +15,7 @@ from geopeft_cli.recipe.load import parse_recipe
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.reports.comparison import Member, Row, compare, print_comparison, protocol
 from geopeft_cli.reports.comparison_files import to_csv, to_html, to_latex, write_comparison
+from geopeft_cli.reports.protocol import measured_in_words
 
 RECIPE = """\
 name: {name}
@@ -139,6 +140,14 @@ def test_the_protocol_says_who_decides(key: str, section: dict[str, Any], words:
     assert protocol(Recipe(**values)).endswith(words)
 
 
+def test_fragments_of_scenes_are_no_views_of_clouds() -> None:
+    evaluation = {"voting": "fragments", "views": 10, "rounds": 299, "view_augment": ["x"], "scene_views": "tta13"}
+    assert measured_in_words({}, evaluation) == (
+        "one view; geopeft eval adds voting: fragments of every scene, views tta13, sum of the probabilities"
+    )
+    assert measured_in_words({"test_grid": 0.01}, evaluation).endswith("probabilities, on a point a voxel of 0.01 m")
+
+
 def test_a_table_in_a_file_is_not_broken() -> None:
     out = Console(file=io.StringIO(), width=40, soft_wrap=True)
     print_comparison([row("a_rather_long_name", [80.0, 82.0])], out)
@@ -206,17 +215,3 @@ def test_files_take_the_place_of_former_ones(tmp_path: Path) -> None:
         write_comparison([row("a", scores)], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.csv", "comparison.html", "comparison.tex"]
     assert all("80.0" in path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
-
-
-def test_the_protocol_of_scenes_says_their_views_and_thinning() -> None:
-    recipe = parse_recipe(
-        """\
-name: rooms
-data: {format: rooms, test_grid: 0.01}
-backbone: {name: sonata, checkpoint: sonata.pth}
-method: {name: lora}
-evaluation: {voting: fragments, scene_views: tta13}
-""",
-        "text",
-    )
-    assert "all points in fragments, thinned to voxels of 0.01 m, the views tta13, sum" in protocol(recipe)

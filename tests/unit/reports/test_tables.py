@@ -184,7 +184,7 @@ def test_the_card_says_what_it_is_and_what_was_measured() -> None:
         "ab" * 32,
         "437 of 2,213 (19.75 %), head included",
         "| classes | chair, stool |",
-        "128 points, normalize unit_sphere, sampling fps",
+        "128 points, sampling fps, normalize unit_sphere",
         "3 epochs, batch 16, lr 0.001, augmentation jitter, seed 5",
         "| weights kept | last of 3 epochs |",
         "| test | accuracy | 91.67 % |",

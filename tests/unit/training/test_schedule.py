@@ -8,7 +8,7 @@ from torch import nn
 
 from geopeft_cli.contracts import Wrapper, official_name
 from geopeft_cli.errors import UsageError
-from geopeft_cli.training.schedule import OwnGroup, decays, epochs_run, learning_rate, parameter_groups
+from geopeft_cli.training.schedule import OneCycle, OwnGroup, decays, epochs_run, learning_rate, parameter_groups
 
 
 def published(epoch: int, epochs: int, base: float = 5e-4) -> float:
@@ -95,3 +95,19 @@ def test_cosine_starts_at_once_and_ends_near_the_minimum() -> None:
         [1.0, 0.2 + 0.4 * (1 + 0.5**0.5), 0.6, 0.317157, 0.2], rel=1e-5
     )
     assert [rate(epoch, 2) for epoch in range(3)] == pytest.approx([0.1, 0.55, 0.6])
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(200, 0.05), (40, 0.04), (7, 0.3), (3, 0.05)])
+def test_one_cycle_is_that_of_torch(steps: int, warmup: float) -> None:
+    optimizer = torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(1))], "lr": 1.0}])
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=2e-3, total_steps=steps, pct_start=warmup, div_factor=10, final_div_factor=1000
+    )
+    for step in range(steps):
+        factor, beta1 = OneCycle(warmup).at(step, steps)
+        [group] = optimizer.param_groups
+        assert 2e-3 * factor == pytest.approx(group["lr"], rel=1e-9)
+        assert beta1 == pytest.approx(group["betas"][0], rel=1e-9)
+        optimizer.step()
+        if step + 1 < steps:
+            scheduler.step()
