@@ -76,3 +76,14 @@ def test_a_new_first_layer_reads_lidar_and_trains(built: Build) -> None:
     trained = {official_name(name): p for name, p in experiment.model.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in trained} == {"embedding", "seg_head"}
     assert trained["embedding.stem.linear.weight"].shape == (8, 4)
+
+
+def test_the_page_quotes_what_the_recipes_hold() -> None:
+    page = (ROOT.parents[1] / "docs" / "scene_recipes.md").read_text(encoding="utf-8")
+    lines = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in page.splitlines() if "|" in line]
+    sets = lines[0]
+    told = {(sets[at], row[0]): cell for row in lines if row[0].startswith("sonata_") for at, cell in enumerate(row)}
+    for name in NAMES:
+        folder, _, stem = name.partition("/")
+        published = load_recipe(ROOT / f"{name}.yaml").published
+        assert told[folder, stem] == (str(published[0].value) if published else "-"), name
