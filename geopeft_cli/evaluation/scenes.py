@@ -152,8 +152,10 @@ def fragment_scores(
         GeopeftError: an output is not finite.
     """
     assert model.task is not None
+    thin = pipeline.thinned(scene)
+    count = len(thin.scene)
     scores: Float32 | None = None
-    for piece in pipeline.fragments(replace(scene, rows=np.arange(len(scene))), views):
+    for piece in pipeline.fragments(replace(thin.scene, rows=np.arange(count)), views):
         assert piece.rows is not None
         with autocast():
             logits = model(packed([piece], features).scenes.to(device)).float()
@@ -161,10 +163,10 @@ def fragment_scores(
             raise not_finite(scene.name)
         probabilities = model.task.probabilities(logits).cpu().numpy()
         if scores is None:
-            scores = np.zeros((len(scene), probabilities.shape[1]), dtype=np.float32)
+            scores = np.zeros((count, probabilities.shape[1]), dtype=np.float32)
         scores[piece.rows] += probabilities  # a fragment holds no point twice
     assert scores is not None
-    return scores
+    return scores if pipeline.test_grid is None else scores[thin.inverse]
 
 
 def shares(scores: Float32) -> Float32:

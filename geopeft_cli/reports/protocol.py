@@ -37,6 +37,7 @@ def measured_in_words(data: Mapping[str, Any], evaluation: Mapping[str, Any]) ->
         return f"{view}, no voting"
     if voting == "fragments":
         words = votes_in_words(voting, [evaluation["scene_views"]])
+        words += f", on a point a voxel of {data['test_grid']:g} m" if data["test_grid"] else ""
     else:
         words = votes_in_words(voting, evaluation["view_augment"], evaluation["views"], evaluation["rounds"])
     return f"{view}; geopeft eval adds voting: {words}"
