@@ -13,7 +13,6 @@ from rich.console import Console
 from geopeft_cli.evaluation.voting import Votes
 from geopeft_cli.reports.console import (
     duration,
-    measured_in_words,
     print_confusions,
     print_metrics,
     print_parameters,
@@ -22,6 +21,7 @@ from geopeft_cli.reports.console import (
 )
 from geopeft_cli.reports.model_card import model_card
 from geopeft_cli.reports.parameters import parameter_table, site_of, structure_warnings
+from geopeft_cli.reports.protocol import measured_in_words
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "blocks.blocks.0.attn.qkv.weight": (72, 24),
@@ -222,7 +222,7 @@ def test_votes_on_scenes_in_words() -> None:
         "voting: fragments, rot4 (4 views), sum of the probabilities",
         "  fragments: miou 50.00 %",
     ]
-    scenes, voting = {"grid": 0.02}, {"voting": "fragments", "scene_views": "tta13"}
+    scenes, voting = {"grid": 0.02, "test_grid": None}, {"voting": "fragments", "scene_views": "tta13"}
     assert measured_in_words(scenes, {"voting": "none"}) == "one view of every scene, no voting"
     assert measured_in_words(scenes, voting) == (
         "one view of every scene; geopeft eval adds voting: fragments, tta13, sum of the probabilities"
