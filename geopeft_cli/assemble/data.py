@@ -85,7 +85,7 @@ def make_pipeline(recipe: Recipe) -> ScenePipeline:
         training = IndoorTraining(data.grid, (data.dropout.share, data.dropout.probability), data.elastic, *crop)
     else:
         training = PlainTraining(data.grid, *crop)
-    return ScenePipeline(training, data.grid)
+    return ScenePipeline(training, data.grid, data.test_grid)
 
 
 def make_batches(

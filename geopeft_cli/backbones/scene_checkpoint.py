@@ -60,8 +60,10 @@ def scene_settings(checkpoint: Checkpoint) -> dict[str, Any]:
         if name in config and config[name] not in allowed:
             raise CheckpointError(f"{checkpoint.path} was made with {name}: {config[name]}, which is not supported")
     for name, word in (("widths", "enc_channels"), ("depths", "enc_depths"), ("in_channels", "in_channels")):
+        if name not in settings or word not in config:  # a first layer that starts anew has no sizes
+            continue
         found = settings[name] if name == "in_channels" else list(settings[name])
-        if word in config and found != (config[word] if name == "in_channels" else list(config[word])):
+        if found != (config[word] if name == "in_channels" else list(config[word])):
             raise CheckpointError(
                 f"{checkpoint.path} says {word}: {config[word]}, and its tensors have {found}", "It is damaged."
             )

@@ -1,4 +1,4 @@
-"""``geopeft eval``: measure a trained adapter, or predict clouds without labels."""
+"""``geopeft eval``: measure a trained adapter, or predict clouds and scenes without labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 
 from geopeft_cli.errors import UsageError
 
-PANEL = "Predicting clouds without labels"
+PANEL = "Predicting clouds and scenes without labels"
 
 
 def evaluate(
@@ -34,14 +34,19 @@ def evaluate(
         typer.Option(
             "--input",
             metavar="FILE|FOLDER",
-            help="Clouds or meshes to predict; can be repeated.",
+            help="Clouds, meshes or scenes to predict; can be repeated.",
             show_default=False,
             rich_help_panel=PANEL,
         ),
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="A new folder for the results.", show_default=False, rich_help_panel=PANEL),
+        typer.Option(
+            metavar="FOLDER",
+            help="A new folder for the results; of scenes without --input, those of the split.",
+            show_default=False,
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     category: Annotated[
         str | None,
@@ -53,7 +58,7 @@ def evaluate(
         ),
     ] = None,
     picture: Annotated[
-        bool, typer.Option("--picture", help="Draw every cloud into a .png file.", rich_help_panel=PANEL)
+        bool, typer.Option("--picture", help="Draw every cloud or scene into a .png file.", rich_help_panel=PANEL)
     ] = False,
     skip_bad: Annotated[
         bool,
@@ -61,7 +66,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure an adapter on the split that its recipe names, or on other data with the same classes; with --input,
-    predict clouds without labels.
+    predict clouds or scenes without labels.
 
     [bold]Examples[/bold]
 
@@ -74,22 +79,30 @@ def evaluate(
       geopeft eval my_adapter data.root=/scans backbone.checkpoint=/weights/pretrain.pth
 
       geopeft eval my_adapter --input new_scans --predictions found --picture
+
+      geopeft eval runs/rooms evaluation.voting=fragments --predictions found
     """
-    if inputs or predictions is not None:
+    if inputs:
         options = {"category": category, "picture": picture, "skip_bad": skip_bad}
-        _predict(path, overrides or (), inputs or (), predictions, as_json, options)
+        _predict(path, overrides or (), inputs, predictions, as_json, options)
         return
-    if category is not None or picture or skip_bad:
+    if category is not None or skip_bad or (picture and predictions is None):
         raise UsageError("--category, --picture and --skip-bad: only with --input and --predictions")
-    _measure(path, overrides or (), as_json)
+    _measure(path, overrides or (), as_json, predictions, picture)
 
 
-def _measure(path: Path, overrides: Sequence[str], as_json: bool) -> None:
+def _measure(path: Path, overrides: Sequence[str], as_json: bool, folder: Path | None, picture: bool) -> None:
     from geopeft_cli.reports.console import console, print_confusions, print_metrics, print_votes, split_title
     from geopeft_cli.reports.overlaps import print_categories, print_labels
-    from geopeft_cli.verbs.evaluate import evaluate_trained
 
-    result = evaluate_trained(path, overrides)
+    if folder is None:
+        from geopeft_cli.verbs.evaluate import evaluate_trained
+
+        result = evaluate_trained(path, overrides)
+    else:
+        from geopeft_cli.verbs.predict import predict_split
+
+        result, _ = predict_split(path, folder, overrides, picture=picture)
     if as_json:
         print(json.dumps(asdict(result), indent=2))
         return
@@ -101,11 +114,13 @@ def _measure(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     if result.categories:
         print_categories(result.categories, out)
     out.print(f"weights kept: {result.weights_kept}")
-    print_metrics(result.metrics, f"{split_title(result.split, result.select)}, {result.clouds} clouds", out)
-    if result.counted == "clouds":
-        out.print("voting: none, one view of each cloud")
+    print_metrics(result.metrics, f"{split_title(result.split, result.select)}, {result.clouds} {result.unit}s", out)
+    if result.counted == "clouds" or result.unit == "scene":
+        out.print(f"voting: none, one view of each {result.unit}")
     if result.votes is not None:
         print_votes(result.votes, result.split, out)
+    if folder is not None:
+        out.print(f"{folder}: {result.clouds} predicted")
 
 
 def _predict(
@@ -116,7 +131,7 @@ def _predict(
     as_json: bool,
     options: dict[str, Any],
 ) -> None:
-    if not inputs or folder is None:
+    if folder is None:
         raise UsageError("--input and --predictions go together: what is predicted, and where the results go")
     from geopeft_cli.reports.console import console
     from geopeft_cli.verbs.predict import predict_files

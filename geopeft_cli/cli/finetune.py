@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from geopeft_cli.recipe.schema import Recipe
     from geopeft_cli.reports.comparison import Row
 
+# What the commands that are told after a run need beside its folder.
+NEXT = {"merge": " --output merged.safetensors", "export": " --format onnx --output model.onnx"}
+
 
 def finetune(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")],
@@ -108,10 +111,8 @@ def _run(recipe: str, overrides: Sequence[str], output: Path | None, resume: boo
     if (run.folder / "report.html").is_file():
         out.print(f"report:  {run.folder / 'report.html'}")
     out.print("next:")
-    out.print(f"  geopeft eval {run.folder}")
-    out.print(f"  geopeft merge {run.folder} --output merged.safetensors")
-    out.print(f"  geopeft export {run.folder} --format onnx --output model.onnx")
-    out.print(f"  geopeft inspect {run.folder}")
+    for verb in run.next_verbs:
+        out.print(f"  geopeft {verb} {run.folder}{NEXT.get(verb, '')}")
 
 
 def _show_plan(recipe: str, overrides: Sequence[str]) -> None:
@@ -142,7 +143,13 @@ def _show_model(recipe: Recipe) -> None:
         notes.print(line)
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items() if part is not None)
-    notes.print(f"clouds: {counts}; {len(splits.train.classes)} classes; nothing was trained")
+    notes.print(f"{_plural(recipe)}: {counts}; {len(splits.train.classes)} classes; nothing was trained")
+
+
+def _plural(recipe: Recipe) -> str:
+    from geopeft_cli.recipe.scene_data import SceneDataSettings
+
+    return "scenes" if isinstance(recipe.data, SceneDataSettings) else "clouds"
 
 
 def _compare(

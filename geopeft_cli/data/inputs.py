@@ -1,15 +1,15 @@
-"""Clouds without labels that a user points at: which files these are, and what each is called."""
+"""Clouds and scenes without labels that a user points at: which files these are, and what each is called."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from geopeft_cli.data.formats import READERS
+from geopeft_cli.data.formats.fields import SUFFIXES
 from geopeft_cli.errors import UsageError
 
 logger = logging.getLogger("geopeft")
@@ -33,8 +33,8 @@ class Input:
         return self.path.absolute().parent.name
 
 
-def find_inputs(paths: Sequence[Path]) -> list[Input]:
-    """The files among ``paths``, and of the folders there every file with a known suffix, at any depth, by name.
+def find_inputs(paths: Sequence[Path], suffixes: Collection[str], noun: str = "cloud") -> list[Input]:
+    """The files among ``paths``, and of the folders there every file with one of ``suffixes``, at any depth, by name.
 
     Raises:
         UsageError: a path leads nowhere, or there is no file.
@@ -44,7 +44,7 @@ def find_inputs(paths: Sequence[Path]) -> list[Input]:
     for path in paths:
         if path.is_dir():
             for file in _below(path):
-                if file.suffix.lower() in READERS:
+                if file.suffix.lower() in suffixes:
                     files[file.absolute()] = None
                 else:
                     others[file.suffix.lower() or "without suffix"] += 1
@@ -54,10 +54,10 @@ def find_inputs(paths: Sequence[Path]) -> list[Input]:
             raise UsageError(f"--input {path}: no such file or folder")
     if not files:
         folders = ", ".join(map(str, paths))
-        raise UsageError(f"--input {folders}: holds no clouds", f"Readable are {', '.join(READERS)}.")
+        raise UsageError(f"--input {folders}: holds no {noun}s", f"Readable are {', '.join(suffixes)}.")
     if others:
         found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        logger.warning("left out files that are no clouds: %s", found)
+        logger.warning("left out files that are no %ss: %s", noun, found)
     root = os.path.commonpath([path.absolute() if path.is_dir() else path.absolute().parent for path in paths])
     return [Input(file, file.relative_to(root).as_posix()) for file in files]
 
@@ -76,6 +76,23 @@ def require_distinct_stems(inputs: Sequence[Input]) -> None:
                 f"--input: {other.name} and {one.name} differ only in their suffix, and so would their results",
                 "Predict them one after the other, into different folders.",
             )
+
+
+def result_stems(names: Sequence[str]) -> list[str]:
+    """Of scenes by name, the paths of their results without suffixes, inside a folder whatever the names hold.
+
+    Raises:
+        UsageError: two would be the same.
+    """
+    stems: dict[str, str] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        path = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
+        stem = "/".join(part for part in path.parts if part not in ("/", ".."))
+        other = stems.setdefault(stem, name)
+        if other != name:
+            raise UsageError(f"--predictions: the results of scenes {other} and {name} would have one name")
+    return list(stems)
 
 
 def _below(folder: Path) -> Iterator[Path]:

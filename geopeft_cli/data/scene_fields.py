@@ -91,13 +91,13 @@ class Absent:
     normals: Literal["zeros", "estimate", "none"] = "estimate"
 
 
-def scene_of_fields(name: str, fields: Fields, labels: LabelNames, where: str) -> Scene:
+def scene_of_fields(name: str, fields: Fields, labels: LabelNames | None, where: str) -> Scene:
     """The scene in the fields of a file, without points that have a NaN or infinite coordinate.
 
     Args:
         name: of the scene.
         fields: (n,) or (n, k) each, by name; names count in any case of letters.
-        labels: how labels are found and mapped.
+        labels: how labels are found and mapped; None for a scene whose points are all ignored.
         where: the file, for messages.
 
     Raises:
@@ -111,7 +111,7 @@ def scene_of_fields(name: str, fields: Fields, labels: LabelNames, where: str) -
         raise DataError(f"{where}: coordinates are {coordinates.dtype}, not numbers", "Save them as floats.")
     strength = next((fields[key] for key in _STRENGTH if key in fields), None)
     colors, normals = _columns(fields, _COLORS, _COLOR_AXES, where), _columns(fields, _NORMALS, _NORMAL_AXES, where)
-    found = _labels(fields, labels, where)
+    found = None if labels is None else _labels(fields, labels, where)
     count = len(coordinates)
     for what, array in {"colors": colors, "normals": normals, "labels": found, "strength": strength}.items():
         if array is not None and len(array) != count:
@@ -120,7 +120,7 @@ def scene_of_fields(name: str, fields: Fields, labels: LabelNames, where: str) -
     scene = Scene(
         name,
         coordinates.astype(wide),
-        np.full(count, IGNORED, dtype=np.int64) if found is None else labels.indices(found, where),
+        np.full(count, IGNORED, dtype=np.int64) if labels is None or found is None else labels.indices(found, where),
         _single(colors),
         _single(normals),
         None if strength is None else strength.astype(np.float32).reshape(count, -1),

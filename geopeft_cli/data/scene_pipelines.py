@@ -21,7 +21,7 @@ from geopeft_cli.data.scene_colors import (
 )
 from geopeft_cli.data.scene_motions import center_shift, random_flip, random_jitter, random_rotate, random_scale
 from geopeft_cli.data.scene_subsets import random_dropout, sphere_crop
-from geopeft_cli.data.scene_voxels import VoxelSample, fragments, grid_sample
+from geopeft_cli.data.scene_voxels import VoxelSample, fragments, grid_sample, voxel_table
 from geopeft_cli.data.scenes import Scene, SceneSet
 
 Training = Callable[[Scene, np.random.Generator], Scene]
@@ -164,10 +164,12 @@ class ScenePipeline:
     Attributes:
         training: for example :class:`IndoorTraining`; of :class:`LidarTraining`, testing has the box and no centering.
         grid: edge of a voxel, meters.
+        test_grid: of the voxels that are thinned to a point before fragments are made, meters; None for all points.
     """
 
     training: Training
     grid: float
+    test_grid: float | None = None
 
     def view(self, scene: Scene) -> VoxelSample:
         """The whole scene without draws."""
@@ -175,13 +177,30 @@ class ScenePipeline:
             return lidar_validation(scene, self.training)
         return indoor_validation(scene, self.grid)
 
+    def thinned(self, scene: Scene) -> VoxelSample:
+        """The first point of every voxel of ``test_grid``, with its own coordinates; ``inverse`` leads to it.
+
+        The released code takes a random one.
+        """
+        if self.test_grid is None:
+            return VoxelSample(scene, np.arange(len(scene)))
+        placed = self._boxed(scene) if self._is_lidar else center_shift(scene)
+        table = voxel_table(placed.coordinates, self.test_grid)
+        return VoxelSample(scene.take(table.order[table.starts]), table.inverse)
+
     def fragments(self, scene: Scene, views: Views) -> Iterator[Scene]:
         """Samples that together hold every point, for each of the views; see :func:`fragments_of`."""
-        is_lidar = isinstance(self.training, LidarTraining)
-        if isinstance(self.training, LidarTraining):
-            scene = scene_motions.point_clip(scene, self.training.low, self.training.high)
+        placed = self._boxed(scene) if self._is_lidar else scene
         for view in views_of(views):
-            yield from fragments_of(scene, [view], self.grid, indoor=not is_lidar)
+            yield from fragments_of(placed, [view], self.grid, indoor=not self._is_lidar)
+
+    @property
+    def _is_lidar(self) -> bool:
+        return isinstance(self.training, LidarTraining)
+
+    def _boxed(self, scene: Scene) -> Scene:
+        assert isinstance(self.training, LidarTraining)
+        return scene_motions.point_clip(scene, self.training.low, self.training.high)
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,11 @@ class SomeScenes:
         return self._scenes[int(self._index[index])]
 
 
+def rescaled(scene: Scene, factor: float) -> Scene:
+    """The scene with all coordinates times ``factor``, of the same type."""
+    return replace(scene, coordinates=scene.coordinates * scene.coordinates.dtype.type(factor))
+
+
 class RescaledScenes:
     """Another set with all coordinates times ``factor``, which leads from its unit to meters."""
 
@@ -130,8 +135,7 @@ class RescaledScenes:
         return len(self._scenes)
 
     def __getitem__(self, index: int) -> Scene:
-        scene = self._scenes[index]
-        return replace(scene, coordinates=scene.coordinates * scene.coordinates.dtype.type(self._factor))
+        return rescaled(self._scenes[index], self._factor)
 
 
 class KeptScenes:

@@ -1,52 +1,60 @@
-"""What a model says of clouds without labels, each by itself."""
+"""What a model says of clouds and scenes without labels, each by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from geopeft_cli.contracts import Backbone
-from geopeft_cli.data.clouds import Cloud, Labels, Points
-from geopeft_cli.data.keys import keyed_generator
-from geopeft_cli.data.preparation import Preparation
-from geopeft_cli.errors import DataError, GeopeftError
-from geopeft_cli.geometry.neighbors import nearest_neighbors
+from geopeft_cli.contracts import Backbone, Task
+from geopeft_cli.data.clouds import Labels, Points
+from geopeft_cli.errors import DataError
 
 Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cloud as the model sees it.
+    """What is predicted.
 
     Attributes:
-        name: of the cloud, for messages.
+        name: for messages.
         category: the label of its class, where the model is told it.
-        drawn: float32 (N, 3), the points that the model sees.
-        whole: float32 (n, 3), all points, normalized alike; empty where the cloud gets one label.
-        points: (n, 3), the same in the units of the file; empty where the cloud gets one label.
+        points: (n, 3), in the units of the file; empty where a cloud gets one label.
+        filled: what stands in for colors or normals that a file lacks.
     """
 
     name: str
     category: int
-    drawn: Float32
-    whole: Float32
     points: Points
+    filled: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def shown(self) -> Float32:
+        """What a picture shows, (n, 3), where float32 does not lose it."""
+        near: Float32 = (self.points - self.points.mean(axis=0, dtype=np.float64)).astype(np.float32)
+        return near
+
+
+P = TypeVar("P", bound=Prepared)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of a cloud.
+    """What a model says of a cloud or a scene.
 
     Attributes:
-        cloud: what it saw.
+        cloud: what it was asked about.
         seen: float32 (classes,), probabilities; with a label a point (N, labels), those of the points it saw.
-        nearest: int64 (n,), for every point of the cloud the nearest one that the model saw; None with one label.
+        nearest: int64 (n,), for every point of the cloud the nearest one that the model saw, or that of its voxel; None
+            with one label, or where the model saw all.
     """
 
     cloud: Prepared
@@ -71,74 +79,73 @@ class Prediction:
         return most if self.nearest is None else most[self.nearest]
 
 
-class Predictor:
-    """Prepares clouds and asks a model about them.
-
-    Every cloud is prepared by the same draws, whatever the others are and wherever it stands among them.
+class Predictor(ABC, Generic[P]):
+    """Prepares clouds or scenes and asks a model about them, whatever the others are.
 
     Args:
         model: in eval mode, on ``device``.
-        preparation: of the recipe.
-        seed: of the draws.
         device: of the model.
         autocast: the context of the forward pass.
+
+    Attributes:
+        noun: what one of them is called.
+        suffixes: of the files that it reads.
     """
+
+    noun: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
         model: Backbone,
-        preparation: Preparation,
-        seed: int,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         assert model.task is not None
-        self._model, self._task = model, model.task
-        self._preparation = preparation
-        self._seed = seed
-        self._device = device
-        self._autocast = autocast
+        self._model, self._device, self._autocast = model, device, autocast
 
-    def prepare(self, cloud: Cloud) -> Prepared:
-        """Normalize a cloud, whose ``label`` is its category, and draw the points that the model sees.
+    @property
+    def _task(self) -> Task:
+        assert self._model.task is not None
+        return self._model.task
+
+    @abstractmethod
+    def from_file(self, path: Path, name: str, category: int = 0) -> P:
+        """Read and prepare a file.
 
         Raises:
-            DataError: its coordinates are too large.
+            DataError: it cannot be used.
         """
-        with np.errstate(over="ignore", invalid="ignore"):
-            whole = self._preparation.normalized(cloud)
-        if not np.isfinite(whole).all():
-            raise DataError(f"{cloud.name}: its coordinates are too large to be normalized", "Check the file.")
-        generator = keyed_generator(self._seed, "predict")
-        drawn = self._preparation.draw([whole], [generator], training=False)[0]
-        if not self._task.is_dense:
-            return Prepared(cloud.name, cloud.label, drawn, whole[:0], cloud.points[:0])
-        return Prepared(cloud.name, cloud.label, drawn, whole, cloud.points)
 
-    @torch.no_grad()
-    def predict(self, clouds: Sequence[Prepared]) -> list[Prediction]:
-        """Ask the model about prepared clouds, in one batch.
+    @abstractmethod
+    def from_memory(self, given: object, name: str, category: int = 0) -> P:
+        """Prepare what a program holds.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+
+    @abstractmethod
+    def predict(self, prepared: Sequence[P]) -> list[Prediction]:
+        """Ask the model about what was prepared.
 
         Raises:
             GeopeftError: what it says of one is not finite.
         """
-        points = torch.from_numpy(np.stack([cloud.drawn for cloud in clouds])).to(self._device)
-        categories = torch.tensor([cloud.category for cloud in clouds], device=self._device)
-        conditions = (categories,) if self._task.tells_categories else ()
-        with self._autocast():
-            logits = self._model(points, *conditions).float()
-        for cloud, own in zip(clouds, logits, strict=True):
-            if not own.isfinite().all():
-                raise GeopeftError(
-                    f"{cloud.name}: the output of the model is not finite",
-                    "The weights have diverged, or the cloud is unlike all that the model was trained on.",
-                )
-        probabilities = self._task.probabilities(logits, *conditions).cpu().numpy()
-        return [Prediction(*pair, self._nearest(pair[0])) for pair in zip(clouds, probabilities, strict=True)]
 
-    def _nearest(self, cloud: Prepared) -> Labels | None:
-        if not self._task.is_dense:
-            return None
-        seen, every = (torch.from_numpy(points)[None].to(self._device) for points in (cloud.drawn, cloud.whole))
-        index: Labels = nearest_neighbors(seen, every, 1).index[0, :, 0].cpu().numpy()
-        return index
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """How everything is prepared and predicted, as plain values."""
+
+
+def as_numbers(given: object, name: str) -> npt.NDArray[Any]:
+    """An array of points, (n, 3) or wider.
+
+    Raises:
+        DataError: it is something else.
+    """
+    points = np.asarray(given)
+    if points.ndim != 2 or points.shape[1] < 3 or not len(points) or points.dtype.kind not in "fiu":
+        what, _, _ = name.partition(" ")
+        raise DataError(f"{name}: is {points.dtype} of shape {points.shape}", f"A {what} is (n, 3) numbers.")
+    return points

@@ -16,13 +16,15 @@ from geopeft_cli.data.batches import Batches
 from geopeft_cli.data.clouds import CloudSet
 from geopeft_cli.data.scene_batches import SceneBatches, packed
 from geopeft_cli.data.scene_pipelines import ScenePipeline, Views
-from geopeft_cli.data.scenes import Float32, Scene, SceneSet
+from geopeft_cli.data.scenes import Float32, Int64, Scene, SceneSet
 from geopeft_cli.errors import GeopeftError
 from geopeft_cli.evaluation.loop import Evaluation
 from geopeft_cli.evaluation.pieces import evaluate_clouds
 
 Int16: TypeAlias = npt.NDArray[np.int16]
 Autocast = Callable[[], AbstractContextManager[object]]
+Keep: TypeAlias = Callable[[int, Float32, Int64 | None], object]
+"""Takes the number of a scene, probabilities float32 (rows, classes), and each point's row; None for all in order."""
 
 
 def evaluate_set(
@@ -31,21 +33,28 @@ def evaluate_set(
     batches: Batches | SceneBatches,
     device: torch.device,
     autocast: Autocast = nullcontext,
+    keep: Keep | None = None,
 ) -> Evaluation:
     """Measure a model on ``batches`` of ``found``: of clouds, of pieces of scenes, or of whole scenes.
+
+    What it says of each whole scene is given to ``keep``.
 
     Raises:
         GeopeftError: an output is not finite.
     """
     if isinstance(batches, SceneBatches):
-        return evaluate_scenes(model, batches, device, autocast)
+        return evaluate_scenes(model, batches, device, autocast, keep)
     assert not isinstance(found, SceneSet)
     return evaluate_clouds(model, found, batches, device, autocast)
 
 
 @torch.no_grad()
 def evaluate_scenes(
-    model: Backbone, batches: SceneBatches, device: torch.device, autocast: Autocast = nullcontext
+    model: Backbone,
+    batches: SceneBatches,
+    device: torch.device,
+    autocast: Autocast = nullcontext,
+    keep: Keep | None = None,
 ) -> Evaluation:
     """One view of every scene: each point as stored has the label of its voxel. The model's mode is restored.
 
@@ -55,16 +64,20 @@ def evaluate_scenes(
     assert model.task is not None
     was_training = model.training
     model.eval()
-    decided, true = [], []
+    decided: list[Int16] = []
+    true: list[Int16] = []
     try:
         with closing(batches.epoch(0)) as every:
             for batch in every:
                 with autocast():
                     logits = model(batch.scenes.to(device)).float()
                 labels = model.task.outcome(logits).cpu().numpy()
+                probabilities = None if keep is None else model.task.probabilities(logits).cpu().numpy()
                 for name, rows, truth in zip(batch.names, batch.rows, batch.truth, strict=True):
                     if not logits[torch.from_numpy(rows).to(device)].isfinite().all():
-                        raise _not_finite(name)
+                        raise not_finite(name)
+                    if keep is not None and probabilities is not None:
+                        keep(len(decided), probabilities, rows)
                     decided.append(labels[rows].astype(np.int16))
                     true.append(truth.astype(np.int16))
     finally:
@@ -79,6 +92,7 @@ def vote_scenes(
     device: torch.device,
     autocast: Autocast = nullcontext,
     advance: Callable[[], object] = lambda: None,
+    keep: Keep | None = None,
 ) -> Evaluation:
     """Every point has the label of the largest sum of probabilities over all fragments of all views that hold it.
 
@@ -91,6 +105,7 @@ def vote_scenes(
         device: of the model.
         autocast: the context of forward passes.
         advance: called after every scene.
+        keep: is given what the model says of each scene.
 
     Raises:
         GeopeftError: an output is not finite, with the name of the scene.
@@ -103,6 +118,8 @@ def vote_scenes(
             scene = batches.scenes[index]
             scores = fragment_scores(model, scene, batches.pipeline, batches.features, views, device, autocast)
             decided.append(scores.argmax(axis=1).astype(np.int16))
+            if keep is not None:
+                keep(index, shares(scores), None)
             true.append(scene.labels.astype(np.int16))
             advance()
     finally:
@@ -135,19 +152,27 @@ def fragment_scores(
         GeopeftError: an output is not finite.
     """
     assert model.task is not None
+    thin = pipeline.thinned(scene)
+    count = len(thin.scene)
     scores: Float32 | None = None
-    for piece in pipeline.fragments(replace(scene, rows=np.arange(len(scene))), views):
+    for piece in pipeline.fragments(replace(thin.scene, rows=np.arange(count)), views):
         assert piece.rows is not None
         with autocast():
             logits = model(packed([piece], features).scenes.to(device)).float()
         if not logits.isfinite().all():
-            raise _not_finite(scene.name)
+            raise not_finite(scene.name)
         probabilities = model.task.probabilities(logits).cpu().numpy()
         if scores is None:
-            scores = np.zeros((len(scene), probabilities.shape[1]), dtype=np.float32)
+            scores = np.zeros((count, probabilities.shape[1]), dtype=np.float32)
         scores[piece.rows] += probabilities  # a fragment holds no point twice
     assert scores is not None
-    return scores
+    return scores if pipeline.test_grid is None else scores[thin.inverse]
+
+
+def shares(scores: Float32) -> Float32:
+    """Probabilities (n, classes), from their sums over as many fragments as hold each point."""
+    found: Float32 = scores / scores.sum(axis=1, keepdims=True)
+    return found
 
 
 def _measured(model: Backbone, decided: Sequence[Int16], true: Sequence[Int16]) -> Evaluation:
@@ -156,7 +181,8 @@ def _measured(model: Backbone, decided: Sequence[Int16], true: Sequence[Int16]) 
     return Evaluation(outcomes, targets, model.task.metrics(outcomes, targets), tuple(map(len, true)))
 
 
-def _not_finite(name: str) -> GeopeftError:
+def not_finite(name: str) -> GeopeftError:
+    """What is raised for a scene."""
     return GeopeftError(
         f"the output for scene {name} is not finite",
         "The weights have diverged, or the scene holds values that are not finite.",

@@ -35,10 +35,10 @@ class Adapter(Method):
     def attach(self, backbone: Backbone) -> None:
         for site in select_sites(backbone, _ROLES[self.places]):
             if site.block in backbone.encoder_blocks:
-                site.replace(AdaptedOutput(dense_layer(site), self.rank))
+                site.replace(SerialAdapter(dense_layer(site), self.rank))
 
 
-class AdaptedOutput(Wrapper):
+class SerialAdapter(Wrapper):
     """y + up(GELU(down y)) with y = base(x), the branch that is added to the residual stream; up is zero at the start.
 
     Args:

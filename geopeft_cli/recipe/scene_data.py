@@ -57,15 +57,17 @@ class SceneDataSettings(Section):
     """How scenes are prepared, whatever their source.
 
     ``scale`` multiplies all coordinates first: the factor from the data's unit to meters. ``grid`` is the edge of a
-    voxel in meters, of which one point is taken. ``features`` are what the network reads of a voxel, in this order.
-    ``augment`` is a published order of changes in training: ``indoor`` (rotation, scale, flip, jitter, ``elastic``,
-    colors), ``lidar`` (within a box around the sensor), or ``none``. ``repeat`` counts passes over the training scenes
-    in an epoch. ``limited_scenes`` names a list of the scenes to train on, ``limited_points`` a file with the few
-    points of each that keep their label.
+    voxel in meters, of which one point is taken. ``test_grid`` is that of finer voxels, of which one point is kept
+    before votes by fragments; the others take its label. ``features`` are what the network reads of a voxel, in this
+    order. ``augment`` is a published order of changes in training: ``indoor`` (rotation, scale, flip, jitter,
+    ``elastic``, colors), ``lidar`` (within a box around the sensor), or ``none``. ``repeat`` counts passes over the
+    training scenes in an epoch. ``limited_scenes`` names a list of the scenes to train on, ``limited_points`` a file
+    with the few points of each that keep their label.
     """
 
     scale: PositiveNumber = 1.0
     grid: PositiveNumber = 0.02
+    test_grid: PositiveNumber | None = None
     features: Annotated[tuple[Feature, ...], Field(min_length=1)] = ("coordinates", "colors", "normals")
     augment: Literal["indoor", "lidar", "none"] = "indoor"
     elastic: Switch = True

@@ -32,24 +32,28 @@ def measured_in_words(data: Mapping[str, Any], evaluation: Mapping[str, Any]) ->
     """What the figures of a run are measured on, and what voting ``geopeft eval`` adds to them."""
     if data.get("test") == "rooms":
         return f"every point of whole rooms, votes of overlapping blocks in {data['passes']} passes"
-    voting = evaluation["voting"]
+    voting, view = evaluation["voting"], "one view of every scene" if "grid" in data else "one view"
     if voting == "none":
-        return "one view, no voting"
-    augment = [evaluation["scene_views"]] if voting == "fragments" else evaluation["view_augment"]
-    words = votes_in_words(voting, augment, evaluation["views"], evaluation["rounds"])
-    return f"one view; geopeft eval adds voting: {words}"
+        return f"{view}, no voting"
+    if voting == "fragments":
+        words = votes_in_words(voting, [evaluation["scene_views"]])
+        words += f", on a point a voxel of {data['test_grid']:g} m" if data["test_grid"] else ""
+    else:
+        words = votes_in_words(voting, evaluation["view_augment"], evaluation["views"], evaluation["rounds"])
+    return f"{view}; geopeft eval adds voting: {words}"
 
 
-def votes_in_words(voting: str, augment: Sequence[str], views: int, rounds: int) -> str:
+def votes_in_words(voting: str, augment: Sequence[str], views: int = 0, rounds: int = 1) -> str:
     """Who decides.
 
     Args:
         voting: as ``evaluation.voting`` has it, but not ``none``.
         augment: what changes the views; of fragments, the name of the views.
-        views: in a vote.
+        views: in a vote; of fragments it may be left out.
         rounds: how many votes there are.
     """
     if voting == "fragments":
-        return f"fragments of every scene, views {', '.join(augment)}, sum of the probabilities"
+        count = f" ({views} view{'s' * (views != 1)})" if views else ""
+        return f"fragments, {', '.join(augment)}{count}, sum of the probabilities"
     often = f", {rounds} rounds" if voting == "published" else ""
     return f"{voting}, {views} views with {', '.join(augment) or 'no augmentation'}, mean of the logits{often}"

@@ -101,6 +101,10 @@ def _in_a_line(run: RunFacts) -> str:
     return f"{described}{' · ' if described else ''}{method} on {backbone}, {run.recipe['task']['name']}"
 
 
+def _noun(run: RunFacts) -> str:
+    return "scene" if "grid" in run.recipe["data"] else "cloud"
+
+
 def _figures(run: RunFacts) -> str:
     select = run.recipe["training"]["select"]
     scores = "".join(
@@ -115,7 +119,7 @@ def _figures(run: RunFacts) -> str:
     ]
     return "".join(
         (
-            paragraph(f"{split_title('test', select)}, {run.clouds:,} clouds", "soft"),
+            paragraph(f"{split_title('test', select)}, {run.clouds:,} {_noun(run)}s", "soft"),
             f'<div class="scores">{scores}</div>',
             paragraph(f"Weights kept: {run.selection['text']}", "warning" if select == "best_test" else ""),
             table(["other figures", ""], rows) if rows else "",
@@ -219,7 +223,7 @@ def _protocol(run: RunFacts) -> str:
             f"{training['schedule']}, weight decay {training['weight_decay']:g}, {training['precision']}",
             "seed": run.recipe["seed"],
             "weights kept": run.selection["text"],
-            "measured": f"test split ({run.clouds:,} clouds), without augmentation: "
+            "measured": f"test split ({run.clouds:,} {_noun(run)}s), without augmentation: "
             + measured_in_words(data, run.recipe["evaluation"]),
         }
     )

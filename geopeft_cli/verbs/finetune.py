@@ -25,7 +25,7 @@ from geopeft_cli.assemble import (
     make_batches,
     vocabulary,
 )
-from geopeft_cli.contracts import Backbone, load_official_state, memories
+from geopeft_cli.contracts import Backbone, Foldable, SceneBackbone, Wrapper, load_official_state, memories
 from geopeft_cli.data.clouds import Splits
 from geopeft_cli.data.scenes import SceneSet, SceneSplits
 from geopeft_cli.errors import UsageError
@@ -66,6 +66,7 @@ class Run:
         selection: which epoch's weights were kept and how they were chosen, in words.
         metrics: figures in percent, by split.
         summary: the last record of ``metrics.jsonl``.
+        next_verbs: the commands that can be given it.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Run:
     selection: str
     metrics: dict[str, dict[str, float]]
     summary: dict[str, Any] = field(default_factory=dict)
+    next_verbs: tuple[str, ...] = ()
 
 
 def prepare(recipe: Recipe) -> tuple[Splits | SceneSplits, Experiment]:
@@ -218,7 +220,14 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     }
     MetricsLog.append(folder / METRICS, summary)
     leave_report(folder, recipe, model, splits.test, tested)
-    return Run(folder, recipe, selection, metrics, summary)
+    return Run(folder, recipe, selection, metrics, summary, next_verbs(model))
+
+
+def next_verbs(model: Backbone) -> tuple[str, ...]:
+    """What can be done with a trained model: merging where all of its layers can be, programs of objects' networks."""
+    wrappers = (module for module in model.modules() if isinstance(module, Wrapper))
+    merge = ("merge",) if all(isinstance(module, Foldable) for module in wrappers) else ()
+    return "eval", *merge, *(() if isinstance(model, SceneBackbone) else ("export",)), "inspect"
 
 
 def _measuring(experiment: Experiment, device: torch.device, part: str, found: AnySet) -> Callable[[], Evaluation]:

@@ -1,39 +1,35 @@
-"""Predict clouds without labels and write what comes out."""
+"""Predict clouds and scenes without labels, or those of a split, and write what comes out."""
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from geopeft_cli.data.formats.written import colors_of, write_npz, write_ply
-from geopeft_cli.data.inputs import Input, find_inputs, require_distinct_stems
+from geopeft_cli.data.clouds import Labels
+from geopeft_cli.data.inputs import Input, find_inputs, require_distinct_stems, result_stems
 from geopeft_cli.data.prefetch import prefetched
+from geopeft_cli.data.scenes import SceneSet
 from geopeft_cli.errors import DataError, UsageError
-from geopeft_cli.evaluation.prediction import Prediction, Predictor, Prepared
-from geopeft_cli.reports.cloud_picture import draw_cloud, require_matplotlib
+from geopeft_cli.evaluation.prediction import Float32, Prediction, Predictor, Prepared
+from geopeft_cli.recipe.scene_data import SceneDataSettings
+from geopeft_cli.recipe.schema import Recipe
+from geopeft_cli.reports.cloud_picture import require_matplotlib
 from geopeft_cli.storage import new_folder, refuse_existing
+from geopeft_cli.training.precision import choose_device
+from geopeft_cli.verbs.evaluate import Result, measure, measured_part
+from geopeft_cli.verbs.opening import open_trained
+from geopeft_cli.verbs.prediction_files import PredictionFiles, Skipped
 from geopeft_cli.verbs.trained import TrainedModel
 
 MOST_POINTS = 2**22
 """Of the clouds in a batch together, where every point gets a label."""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file without a prediction, and why."""
-
-    file: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -42,13 +38,13 @@ class Predicted:
 
     Attributes:
         folder: where.
-        clouds: how many were predicted.
+        clouds: how many clouds or scenes were predicted.
         skipped: those that were not.
     """
 
     folder: Path
     clouds: int
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[Skipped, ...] = ()
 
 
 def predict_files(
@@ -77,42 +73,86 @@ def predict_files(
         DataError: a file cannot be used, or with ``skip_bad`` none can.
         GeopeftError: anything else that is foreseeable.
     """
-    found = find_inputs(inputs)
     _check_place(folder, inputs)
     if picture:
         require_matplotlib()
     model = TrainedModel.load(path, overrides)
     _check_model(model)
+    predictor = model.predictor()
+    found = find_inputs(inputs, predictor.suffixes, predictor.noun)
     if model.is_dense or picture:
         require_distinct_stems(found)
     labels = [_category(model, one, category) for one in found]
     skipped: list[Skipped] = []
-    rows: list[dict[str, Any]] = []
-    bar = tqdm(total=len(found), unit="cloud", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False)
+    bar = tqdm(total=len(found), unit=predictor.noun, disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False)
     with bar, new_folder(folder) as partial_folder:
-        for one, prediction in _predicted(model, found, labels, skipped if skip_bad else None, bar.update):
-            rows.append(_row(model, one, prediction))
-            if model.is_dense:
-                _write_points(partial_folder, one, prediction, model.classes)
-            if picture:
-                _draw(partial_folder, one, prediction, model)
-        if not rows:
-            raise DataError(f"none of the {len(found)} clouds can be used; the first: {skipped[0].reason}")
-        _write_tables(partial_folder, model, rows, skipped)
-    return Predicted(folder, len(rows), tuple(skipped))
+        files = PredictionFiles(partial_folder, model, picture)
+        asked = _predicted(predictor, model.batch_size, found, labels, skipped if skip_bad else None, bar.update)
+        for one, prediction in asked:
+            files.add(one.name, one.stem, prediction)
+        if not files.rows:
+            raise DataError(f"none of the {len(found)} {predictor.noun}s can be used; the first: {skipped[0].reason}")
+        files.write_tables(skipped)
+    return Predicted(folder, len(files.rows), tuple(skipped))
+
+
+def predict_split(
+    path: Path, folder: Path, overrides: Sequence[str] = (), *, picture: bool = False
+) -> tuple[Result, Predicted]:
+    """Measure a model of scenes on ``evaluation.split``, and write what it says of them as :func:`predict_files` does.
+
+    With ``evaluation.voting=fragments``, what is written is the vote.
+
+    Raises:
+        UsageError: the model is one of objects, or a mistake in the arguments.
+        GeopeftError: anything else that is foreseeable.
+    """
+    refuse_existing(folder, "Choose another --predictions, or remove it.")
+    if picture:
+        require_matplotlib()
+    opened = open_trained(path, overrides)
+    scenes = measured_part(opened)
+    if not isinstance(scenes, SceneSet):
+        raise UsageError(
+            "--input and --predictions go together: what is predicted, and where the results go",
+            "Without --input, only scenes of the recipe's own data are predicted, by models of scenes.",
+        )
+    model = TrainedModel(opened, choose_device(opened.recipe.training.device))
+    unscaled = _unscaled(opened.recipe)
+    originals = scenes if unscaled is None else measured_part(replace(opened, recipe=unscaled))
+    stems = result_stems(scenes.names)
+    assert isinstance(originals, SceneSet)
+    with new_folder(folder) as partial_folder:
+        files = PredictionFiles(partial_folder, model, picture)
+
+        def keep(index: int, probabilities: Float32, rows: Labels | None) -> None:
+            name, points = scenes.names[index], originals[index].coordinates
+            files.add(name, stems[index], Prediction(Prepared(name, 0, points), probabilities, rows))
+
+        result = measure(opened, scenes, keep)
+        files.write_tables()
+    return result, Predicted(folder, len(files.rows))
+
+
+def _unscaled(recipe: Recipe) -> Recipe | None:
+    """The same with scenes as they are in files; None where they are."""
+    data = recipe.data
+    if not isinstance(data, SceneDataSettings) or data.scale == 1:
+        return None
+    return recipe.model_copy(update={"data": data.model_copy(update={"scale": 1.0})})
 
 
 def _predicted(
-    model: TrainedModel,
+    predictor: Predictor[Any],
+    batch_size: int,
     inputs: Sequence[Input],
     labels: Sequence[int],
     skipped: list[Skipped] | None,
     advance: Callable[[], object],
 ) -> Iterator[tuple[Input, Prediction]]:
-    predictor = model.predictor()
-    tasks = (partial(_prepared, model, predictor, *pair) for pair in zip(inputs, labels, strict=True))
+    tasks = (partial(_prepared, predictor, *pair) for pair in zip(inputs, labels, strict=True))
     batch: list[tuple[Input, Prepared]] = []
-    with closing(prefetched(tasks, ahead=4)) as clouds:
+    with closing(prefetched(tasks, ahead=min(batch_size, 4))) as clouds:
         for one, prepared in zip(inputs, clouds, strict=True):
             if isinstance(prepared, DataError):
                 if skipped is None:
@@ -120,22 +160,22 @@ def _predicted(
                 skipped.append(Skipped(one.name, prepared.message))
             else:
                 batch.append((one, prepared))
-            if len(batch) == model.batch_size or sum(len(cloud.whole) for _, cloud in batch) >= MOST_POINTS:
+            if len(batch) == batch_size or sum(len(cloud.points) for _, cloud in batch) >= MOST_POINTS:
                 yield from _asked(predictor, batch)
                 batch = []
             advance()
     yield from _asked(predictor, batch)
 
 
-def _asked(predictor: Predictor, batch: Sequence[tuple[Input, Prepared]]) -> Iterator[tuple[Input, Prediction]]:
+def _asked(predictor: Predictor[Any], batch: Sequence[tuple[Input, Prepared]]) -> Iterator[tuple[Input, Prediction]]:
     if batch:
         inputs, clouds = zip(*batch, strict=True)
         yield from zip(inputs, predictor.predict(clouds), strict=True)
 
 
-def _prepared(model: TrainedModel, predictor: Predictor, one: Input, category: int) -> Prepared | DataError:
+def _prepared(predictor: Predictor[Prepared], one: Input, category: int) -> Prepared | DataError:
     try:
-        return predictor.prepare(model.read(one.path, category, one.name))
+        return predictor.from_file(one.path, one.name, category)
     except DataError as error:
         return error
 
@@ -168,65 +208,3 @@ def _check_model(model: TrainedModel) -> None:
             f"--input: {model.source} was trained on blocks of rooms and says nothing of whole files",
             "Measure it on rooms with data.root, or cut the blocks and predict them from Python.",
         )
-
-
-def _row(model: TrainedModel, one: Input, prediction: Prediction) -> dict[str, Any]:
-    row: dict[str, Any] = {"file": one.name}
-    if model.is_dense:
-        if model.categories:
-            row["category"] = model.categories[prediction.cloud.category]
-        counts = np.bincount(prediction.labels, minlength=len(model.classes))
-        return {
-            **row,
-            "points": int(counts.sum()),
-            "points_by_label": dict(zip(model.classes, counts.tolist(), strict=True)),
-        }
-    probabilities = [round(float(value), 6) for value in prediction.probabilities]
-    label = model.classes[int(prediction.labels)]
-    return {**row, "predicted": label, "probabilities": dict(zip(model.classes, probabilities, strict=True))}
-
-
-def _write_points(folder: Path, one: Input, prediction: Prediction, classes: Sequence[str]) -> None:
-    points, labels = prediction.cloud.points, prediction.labels
-    write_ply(_place(folder, one, ".ply"), points, labels)
-    write_npz(_place(folder, one, ".npz"), points, labels, prediction.confidences, classes)
-
-
-def _draw(folder: Path, one: Input, prediction: Prediction, model: TrainedModel) -> None:
-    up = "z" if "rotate_z" in model.recipe.objects.augment else "y"
-    place, cloud = _place(folder, one, ".png"), prediction.cloud
-    if model.is_dense:
-        present = np.unique(prediction.labels)
-        legend = {model.classes[label]: colors_of(label) for label in present}
-        draw_cloud(place, cloud.whole, one.name, colors_of(prediction.labels), legend, up)
-    else:
-        label, sure = model.classes[int(prediction.labels)], float(prediction.confidences)
-        draw_cloud(place, cloud.drawn, f"{one.name}: {label} ({100 * sure:.1f} %)", up=up)
-
-
-def _place(folder: Path, one: Input, suffix: str) -> Path:
-    path = folder / f"{one.stem}{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _write_tables(folder: Path, model: TrainedModel, rows: Sequence[dict[str, Any]], skipped: list[Skipped]) -> None:
-    data = model.recipe.objects
-    record = {
-        "model": str(model.source),
-        "task": model.recipe.task.name,
-        "classes": list(model.classes),
-        "prepared": {"points": data.points, "normalize": data.normalize, "sampling": data.sampling},
-        "voting": "none",
-        "predictions": list(rows),
-        "skipped": [asdict(one) for one in skipped],
-    }
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    (folder / "predictions.json").write_text(text, encoding="utf-8")
-    with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        heads = [key for key in rows[0] if key not in ("probabilities", "points_by_label")]
-        last = "points_by_label" if model.is_dense else "probabilities"
-        writer.writerow([*heads, *model.classes])
-        for row in rows:
-            writer.writerow([*(row[head] for head in heads), *row[last].values()])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from geopeft_cli.assemble import make_preparation
-from geopeft_cli.data.clouds import Cloud, Labels
-from geopeft_cli.data.formats import read_points
-from geopeft_cli.data.keys import derived_seed
-from geopeft_cli.data.sources import POINTS_ON_MESHES
-from geopeft_cli.errors import DataError, UsageError
-from geopeft_cli.evaluation.prediction import Predictor
+from geopeft_cli.assemble import make_pipeline, make_preparation
+from geopeft_cli.data.clouds import Labels
+from geopeft_cli.data.scene_fields import Absent
+from geopeft_cli.data.scenes import Scene
+from geopeft_cli.errors import UsageError
+from geopeft_cli.evaluation.object_prediction import ObjectPredictor
+from geopeft_cli.evaluation.prediction import Predictor, Prepared
+from geopeft_cli.evaluation.scene_prediction import ScenePredictor, SceneReading
+from geopeft_cli.recipe.scene_data import FileSceneData, SceneDataSettings
 from geopeft_cli.recipe.schema import Recipe
 from geopeft_cli.training.precision import autocast, choose_device
 from geopeft_cli.verbs.opening import Opened, open_trained
@@ -25,18 +28,19 @@ from geopeft_cli.verbs.sharing import SharedBase, form_of
 
 Array: TypeAlias = npt.NDArray[Any]
 Location: TypeAlias = str | Path
+Given: TypeAlias = Array | Location | Scene | Mapping[str, Array]
 Float32: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of clouds, in their order.
+    """What a model says of clouds or scenes, in their order.
 
     Attributes:
         classes: names of the labels.
         labels: the likeliest, int64 (clouds,); or, for a label a point, a list of int64 (n,), one a cloud.
         probabilities: float32 (clouds, classes), or a list of float32 (n, classes).
-        names: the files, or ``cloud 0`` and so on.
+        names: the files, or ``cloud 0`` and so on, or of scenes their own.
     """
 
     classes: tuple[str, ...]
@@ -96,27 +100,28 @@ class TrainedModel:
 
     @property
     def batch_size(self) -> int:
-        """How many clouds go through the model at a time: one where those of a batch bear on each other."""
+        """How many clouds go through the model at a time: one where those of a batch bear on each other; one scene."""
         coupled = getattr(self.recipe.backbone, "variant", None) == "released"
-        return 1 if coupled else self.recipe.evaluation.batch_size
+        of_scenes = isinstance(self.recipe.data, SceneDataSettings)
+        return 1 if coupled or of_scenes else self.recipe.evaluation.batch_size
 
-    def predict(
-        self, clouds: Array | Location | Sequence[Array | Location], category: str | Sequence[str] | None = None
-    ) -> Predictions:
-        """Labels and probabilities of clouds, which are prepared as the recipe says.
+    def predict(self, clouds: Given | Sequence[Given], category: str | Sequence[str] | None = None) -> Predictions:
+        """Labels and probabilities of clouds or scenes, which are prepared as the recipe says.
 
         A cloud's prediction does not depend on the others, beyond rounding.
 
         Args:
             clouds: one or several, each an array (n, 3) or wider, of which the first three columns count, or a file.
+                A scene may also be a :class:`~geopeft_cli.data.scenes.Scene`, or fields by name, as ``{"coordinates":
+                ..., "colors": ..., "normals": ...}``, (n, 3) each with colors 0 to 255; the columns of an array are
+                those of a .npy file. Coordinates are in the unit of the recipe's files, before ``data.scale``.
             category: for part segmentation what the clouds are, one of ``categories``, or one for each.
 
         Raises:
             UsageError: no cloud, or a category is missing, unknown or needless.
-            DataError: a file or an array that holds no cloud.
+            DataError: a file or an array that holds no cloud or scene.
         """
-        if isinstance(clouds, str | Path) or (isinstance(clouds, np.ndarray) and clouds.ndim == 2):
-            clouds = [clouds]
+        clouds = _listed(clouds)
         if len(clouds) == 0:
             raise UsageError("predict: there are no clouds")
         asked = [category] * len(clouds) if category is None or isinstance(category, str) else list(category)
@@ -126,8 +131,7 @@ class TrainedModel:
         predictor, found = self.predictor(), []
         for start in range(0, len(clouds), self.batch_size):
             places = range(start, min(start + self.batch_size, len(clouds)))
-            batch = [predictor.prepare(self._cloud(clouds[i], labels[i], f"cloud {i}")) for i in places]
-            found += predictor.predict(batch)
+            found += predictor.predict([_prepared(predictor, clouds[i], i, labels[i]) for i in places])
         names = tuple(one.cloud.name for one in found)
         if self.is_dense:
             return Predictions(self.classes, [one.labels for one in found], [one.probabilities for one in found], names)
@@ -164,12 +168,25 @@ class TrainedModel:
         self._built = [self._opened, *others]
         return self
 
-    def predictor(self) -> Predictor:
-        """What prepares clouds and asks the model about them."""
-        recipe, device = self.recipe, self._device
-        precision = recipe.training.precision
-        preparation = make_preparation(recipe)
-        return Predictor(self._opened.model, preparation, recipe.seed, device, lambda: autocast(precision, device))
+    def predictor(self) -> Predictor[Any]:
+        """What prepares clouds or scenes and asks the model about them."""
+        recipe, device, data = self.recipe, self._device, self.recipe.data
+
+        def context() -> AbstractContextManager[object]:
+            return autocast(recipe.training.precision, device)
+
+        if not isinstance(data, SceneDataSettings):
+            return ObjectPredictor(self._opened.model, make_preparation(recipe), recipe.seed, device, context)
+        reading = SceneReading(
+            make_pipeline(recipe),
+            data.features,
+            Absent(**data.absent.model_dump()) if isinstance(data, FileSceneData) else Absent(),
+            data.scale,
+            getattr(data, "columns", ()),
+        )
+        voting = recipe.evaluation.voting == "fragments"
+        views = recipe.evaluation.scene_views if voting else None
+        return ScenePredictor(self._opened.model, reading, device, context, views)
 
     def category(self, name: str | None) -> int:
         """The label of a category, 0 where the model is told none.
@@ -190,27 +207,6 @@ class TrainedModel:
             )
         return known.index(name)
 
-    def read(self, path: Path, category: int, name: str) -> Cloud:
-        """The cloud in a file; of a mesh, points on its surface.
-
-        Raises:
-            DataError: it cannot be used.
-        """
-        recipe = self.recipe
-        samples = POINTS_ON_MESHES * recipe.objects.points
-        return Cloud(read_points(path, samples, derived_seed(recipe.seed, "predict")), category, name)
-
-    def _cloud(self, cloud: Array | Location, category: int, name: str) -> Cloud:
-        if isinstance(cloud, str | Path):
-            return self.read(Path(cloud), category, str(cloud))
-        points = np.asarray(cloud)
-        if points.ndim != 2 or points.shape[1] < 3 or not len(points) or points.dtype.kind not in "fiu":
-            raise DataError(f"{name}: is {points.dtype} of shape {points.shape}", "A cloud is (n, 3) numbers.")
-        points = points[:, :3].astype(np.float64)
-        if not np.isfinite(points).all():
-            raise DataError(f"{name}: holds values that are not finite", "Leave those points out.")
-        return Cloud(points, category, name)
-
     def _needed_base(self) -> SharedBase:
         if self._base is None:
             raise UsageError(
@@ -218,3 +214,15 @@ class TrainedModel:
                 "Load the run or the adapter that it was made from.",
             )
         return self._base
+
+
+def _listed(clouds: Given | Sequence[Given]) -> Sequence[Given]:
+    """One as a list of one."""
+    is_table = isinstance(clouds, np.ndarray) and clouds.ndim == 2
+    return [clouds] if isinstance(clouds, str | Path | Scene | Mapping) or is_table else clouds  # type: ignore[list-item, return-value]
+
+
+def _prepared(predictor: Predictor[Prepared], given: Given, index: int, category: int) -> Prepared:
+    if isinstance(given, str | Path):
+        return predictor.from_file(Path(given), str(given), category)
+    return predictor.from_memory(given, f"{predictor.noun} {index}", category)

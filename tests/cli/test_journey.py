@@ -53,7 +53,7 @@ def test_eval_prints_only_json_on_stdout(most_run: Path) -> None:
     last = read_records(most_run / "metrics.jsonl")[-1]
     assert set(found) == {
         "split", "clouds", "metrics", "classes", "confusion", "counted", "select", "weights_kept", "voting", "votes",
-        "labels", "categories",
+        "labels", "categories", "unit",
     }  # fmt: skip
     assert (found["split"], found["metrics"], found["select"]) == ("validation", last["validation"], "last")
     assert sum(sum(row) for row in found["confusion"]) == found["clouds"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ from geopeft_cli.recipe.load import load_recipe
 ROOT = Path(__file__).resolve().parents[2] / "recipes"
 FILES = sorted(ROOT.rglob("*.yaml"))
 LONGEST = 40
+loaded = cache(load_recipe)
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.relative_to(ROOT).as_posix() for path in FILES])
 def test_a_recipe_is_valid_short_and_described(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LONGEST
-    recipe = load_recipe(path)
+    recipe = loaded(path)
     assert recipe.description
     base = yaml.safe_load(text).get("base")
     if base is not None:
@@ -33,13 +35,13 @@ def test_all_are_listed_but_bases() -> None:
 
 
 def test_names_of_recipes_are_unique() -> None:
-    names = [load_recipe(path).name for path in FILES]
+    names = [loaded(path).name for path in FILES]
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.relative_to(ROOT).as_posix() for path in FILES])
 def test_published_figures_say_where_they_stand(path: Path) -> None:
-    recipe = load_recipe(path)
+    recipe = loaded(path)
     for figure in recipe.published:
         assert figure.source
         assert figure.protocol

@@ -66,7 +66,28 @@ def read_fields(path: Path, columns: Sequence[str] = ()) -> Fields:
         return {name: content[name] for name in content.dtype.names}
     if content.ndim != 2:
         raise DataError(f"{path}: has the shape {content.shape}, not (points, columns)", "Save one row a point.")
-    return _by_column(path, content, columns)
+    return table_fields(path, content, columns)
+
+
+def table_fields(where: object, table: npt.NDArray[np.generic], columns: Sequence[str] = ()) -> Fields:
+    """The columns of an array (n, k) by their names.
+
+    Args:
+        where: the file, for messages.
+        table: a row a point.
+        columns: their names; empty for the usual ones, see :func:`read_fields`.
+
+    Raises:
+        DataError: there are no such names for so many columns.
+    """
+    names = columns or _USUAL_COLUMNS.get(table.shape[1])
+    if names is None or len(names) != table.shape[1]:
+        given = f"{len(names)} names" if names else "no names"
+        raise DataError(
+            f"{where}: has {table.shape[1]} columns and {given} for them",
+            "Name all columns, for example x y z red green blue label.",
+        )
+    return {name: table[:, column] for column, name in enumerate(names)}
 
 
 def _from_text(path: Path, columns: Sequence[str]) -> Fields:
@@ -78,7 +99,7 @@ def _from_text(path: Path, columns: Sequence[str]) -> Fields:
         lines = lines[1:]
     if not lines:
         raise DataError(f"{path}: holds no points", "Export it again, or remove it from the data set.")
-    return _by_column(path, parse_rows(path, lines, range(len(lines[0][1].split()))), columns)
+    return table_fields(path, parse_rows(path, lines, range(len(lines[0][1].split()))), columns)
 
 
 def _is_number(word: str) -> bool:
@@ -87,14 +108,3 @@ def _is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _by_column(path: Path, table: npt.NDArray[np.generic], columns: Sequence[str]) -> Fields:
-    names = columns or _USUAL_COLUMNS.get(table.shape[1])
-    if names is None or len(names) != table.shape[1]:
-        given = f"{len(names)} names" if names else "no names"
-        raise DataError(
-            f"{path}: has {table.shape[1]} columns and {given} for them",
-            "Name all columns, for example x y z red green blue label.",
-        )
-    return {name: table[:, column] for column, name in enumerate(names)}

@@ -15,7 +15,7 @@ from geopeft_cli.backbones.recon import ReCon
 from geopeft_cli.backbones.sonata import DECODER, Sonata
 from geopeft_cli.contracts import Backbone, official_parameters
 from geopeft_cli.errors import MergeError
-from geopeft_cli.methods.adapter import AdaptedOutput, Adapter
+from geopeft_cli.methods.adapter import Adapter, SerialAdapter
 
 TINY: dict[str, Any] = {"width": 24, "depth": 2, "groups": 4, "group_size": 4}
 
@@ -36,7 +36,7 @@ def test_the_formula(kind: type[nn.Linear] | type[nn.Conv1d]) -> None:
     torch.manual_seed(0)
     is_linear = kind is nn.Linear
     base = nn.Linear(5, 7) if is_linear else nn.Conv1d(5, 7, 1)
-    layer, x = AdaptedOutput(base, 3).double(), torch.randn(2, 4, 5, dtype=torch.float64)
+    layer, x = SerialAdapter(base, 3).double(), torch.randn(2, 4, 5, dtype=torch.float64)
     assert torch.equal(layer(x if is_linear else x.mT), base(x if is_linear else x.mT))
     down, up = layer.bottleneck.get_submodule("down"), layer.bottleneck.get_submodule("up")
     assert not down.bias.any()

@@ -250,5 +250,5 @@ def test_inspect_shows_what_loads_and_the_license(tmp_path: Path) -> None:
     content = {"config": config_of(model), "state_dict": official_state(model)}
     facts = inspect_file(Path(written(tmp_path, content))).facts
     assert facts["network"] == "Sonata"
-    assert facts["loads"] == "from Python, as sonata; has a head for 3 classes; recipes for scenes are not there yet"
+    assert facts["loads"] == "yes, as sonata; has a head for 3 classes"
     assert facts["license"].startswith("CC-BY-NC-4.0")

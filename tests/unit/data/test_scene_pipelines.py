@@ -86,3 +86,23 @@ def test_fragments_of_views_cover_the_room(room: Scene) -> None:
     for piece in pieces:
         low, high = piece.coordinates.min(axis=0), piece.coordinates.max(axis=0)
         assert np.allclose((low + high)[:2], 0, atol=1e-5)
+
+
+def test_thinned_scenes_have_a_point_a_voxel(room: Scene) -> None:
+    thin, inverse = pipelines.ScenePipeline(pipelines.PlainTraining(), 0.3, test_grid=0.3).thinned(room)
+    assert len(thin) < 0.8 * len(room)
+    assert thin.rows is not None
+    assert (thin.rows[inverse] <= np.arange(len(room))).all()
+    assert np.array_equal(thin.coordinates, room.coordinates[thin.rows])
+    assert np.abs(room.coordinates - thin.coordinates[inverse]).max() < 0.3001
+    whole, inverse = pipelines.ScenePipeline(pipelines.PlainTraining(), 0.3).thinned(room)
+    assert whole is room
+    assert np.array_equal(inverse, np.arange(len(room)))
+
+
+def test_lidar_frames_are_thinned_in_their_box() -> None:
+    far = np.array([[40, 0, 0], [50, 0, 0], [0, 0, 0]], dtype=np.float32)
+    frame = Scene("frame", far, np.zeros(3, dtype=np.int64))
+    thin, inverse = pipelines.ScenePipeline(pipelines.LidarTraining(), 0.05, test_grid=0.025).thinned(frame)
+    assert len(thin) == 2
+    assert inverse[0] == inverse[1] != inverse[2]

@@ -10,9 +10,18 @@ import pytest
 import yaml
 from rich.console import Console
 
-from geopeft_cli.reports.console import duration, print_confusions, print_metrics, print_parameters, split_title
+from geopeft_cli.evaluation.voting import Votes
+from geopeft_cli.reports.console import (
+    duration,
+    print_confusions,
+    print_metrics,
+    print_parameters,
+    print_votes,
+    split_title,
+)
 from geopeft_cli.reports.model_card import model_card
 from geopeft_cli.reports.parameters import parameter_table, site_of, structure_warnings
+from geopeft_cli.reports.protocol import measured_in_words
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "blocks.blocks.0.attn.qkv.weight": (72, 24),
@@ -205,3 +214,16 @@ def test_the_card_of_a_run(most_run: Path) -> None:
     text = (most_run / "adapter/README.md").read_text()
     assert "| weights kept | last of 2 epochs |" in text
     assert "| test | mean class accuracy | " in text
+
+
+def test_votes_on_scenes_in_words() -> None:
+    votes = Votes("fragments", 4, 1, ("rot4",), {"fragments": {"miou": 50.0}})
+    assert shown(print_votes, votes, "test").splitlines() == [
+        "voting: fragments, rot4 (4 views), sum of the probabilities",
+        "  fragments: miou 50.00 %",
+    ]
+    scenes, voting = {"grid": 0.02, "test_grid": None}, {"voting": "fragments", "scene_views": "tta13"}
+    assert measured_in_words(scenes, {"voting": "none"}) == "one view of every scene, no voting"
+    assert measured_in_words(scenes, voting) == (
+        "one view of every scene; geopeft eval adds voting: fragments, tta13, sum of the probabilities"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from geopeft_cli.adapters.header import read_header
+from geopeft_cli.assets.pretrain_ptv3_tiny import save as save_scene_network
+from geopeft_cli.backbones.ptv3 import PTv3
 from geopeft_cli.verbs.finetune import finetune
 
 
@@ -59,4 +62,54 @@ def parts_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     side = points[..., 0] > 0
     np.savez(folder / "parts.npz", points=points, label=label, point_labels=side + 2 * label[:, None], **names)
     (folder / "recipe.yaml").write_text(PARTS_RECIPE.format(path=folder / "parts.npz"), encoding="utf-8")
+    return finetune(folder / "recipe.yaml", output=folder / "run").folder
+
+
+SCENE_RECIPE = """
+name: halls
+data:
+  format: scene_files
+  root: {root}
+  labels: {{classes: [floor, wall, table]}}
+  split: {{by: folder}}
+  features: [coordinates, colors, normals]
+  absent: {{normals: zeros}}
+  grid: 0.1
+  augment: none
+backbone: {{name: ptv3, checkpoint: {base}}}
+method: {{name: gem, rank: 2, latents: 2}}
+training: {{epochs: 1, batch_size: 2, device: cpu}}
+"""
+
+
+def hall(seed: int, points: int = 150) -> dict[str, np.ndarray]:
+    """Fields of a scene of random points, a third of them twice in other colors; labels are by height."""
+    random = np.random.default_rng(seed)
+    coordinates = random.uniform(0, 1, (points, 3)).astype(np.float32)
+    coordinates[-points // 3 :] = coordinates[: points // 3]
+    colors = random.integers(0, 256, (points, 3)).astype(np.float32)
+    return {"coordinates": coordinates, "colors": colors, "label": (3 * coordinates[:, 2] % 3).astype(np.int64)}
+
+
+@pytest.fixture(scope="session")
+def halls() -> Callable[[int], dict[str, np.ndarray]]:
+    """Fields of the scene of a seed: those of 2 and 3 are in the test split of ``scene_run``."""
+    return hall
+
+
+@pytest.fixture(scope="session")
+def scene_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a tiny PTv3 with GEM on scenes of 150 points, two of them for testing; not to be changed."""
+    folder = tmp_path_factory.mktemp("halls")
+    for part, seeds in {"train": (0, 1), "test": (2, 3)}.items():
+        (folder / "data" / part).mkdir(parents=True)
+        for seed in seeds:
+            np.savez(folder / "data" / part / f"hall_{seed}.npz", **hall(seed))
+    base = folder / "ptv3.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        sizes = {"widths": (8, 8), "depths": (1, 1), "heads": (2, 2), "patch_size": 16}
+        decoder = {"decoder_widths": (8,), "decoder_depths": (1,), "decoder_heads": (2,)}
+        save_scene_network(PTv3(9, **sizes, **decoder), base)
+    (folder / "recipe.yaml").write_text(SCENE_RECIPE.format(root=folder / "data", base=base), encoding="utf-8")
     return finetune(folder / "recipe.yaml", output=folder / "run").folder

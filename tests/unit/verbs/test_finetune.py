@@ -17,9 +17,11 @@ import pytest
 
 from geopeft_cli.adapters.directory import read_adapter
 from geopeft_cli.errors import GeopeftError, TrainingError, UsageError
+from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.reports.progress import RunListener
 from geopeft_cli.reports.records import read_records
-from geopeft_cli.verbs.finetune import Run, finetune
+from geopeft_cli.verbs.finetune import Run, finetune, next_verbs, prepare
+from geopeft_cli.verbs.opening import open_trained
 
 PROJECT = Path(__file__).resolve().parents[3]
 RANDOM = [
@@ -265,3 +267,19 @@ def test_the_time_of_a_resumed_run_counts_all_epochs(
     assert run.summary["seconds"] == pytest.approx(sum(per_epoch))
     assert len(per_epoch) == 2
     assert run.summary["wall_seconds"] <= time.perf_counter() - began
+
+
+@pytest.mark.parametrize(
+    ("method", "verbs"),
+    [
+        ("{name: most, blocks: 4}", ("eval", "merge", "export", "inspect")),
+        ("{name: adapter}", ("eval", "export", "inspect")),
+    ],
+)
+def test_only_what_can_be_done_is_advised(tiny_recipe: Path, method: str, verbs: tuple[str, ...]) -> None:
+    _, experiment = prepare(load_recipe(tiny_recipe, [f"method={method}"]))
+    assert next_verbs(experiment.model) == verbs
+
+
+def test_models_of_scenes_are_not_exported(scene_run: Path) -> None:
+    assert next_verbs(open_trained(scene_run).model) == ("eval", "inspect")

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from geopeft_cli.cli.app import app
 from geopeft_cli.errors import DataError, MissingDependencyError, UsageError
-from geopeft_cli.verbs import predict
 from geopeft_cli.verbs.opening import open_trained
 from geopeft_cli.verbs.predict import predict_files
+from geopeft_cli.verbs.trained import TrainedModel
 
 SQUARE = "OFF\n4 2 0\n0 0 0\n1 0 0\n1 1 0\n0 1 1\n3 0 1 2\n3 0 2 3\n"
 
@@ -159,14 +159,10 @@ def test_labels_of_points_at_the_resolution_of_the_input(parts_run: Path, tmp_pa
     assert list(entry["points_by_label"].values()) == np.bincount(labels, minlength=4).tolist()
 
 
-def test_points_take_the_label_of_the_nearest_that_the_model_saw(
-    parts_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_points_take_the_label_of_the_nearest_that_the_model_saw(parts_run: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.random.default_rng(3).uniform(-1, 1, (400, 3)))
-    written: list[Any] = []
-    monkeypatch.setattr(predict, "_write_points", lambda folder, one, prediction, classes: written.append(prediction))
-    predict_files(parts_run, [tmp_path / "one.npy"], tmp_path / "out", category="cube")
-    (found,) = written
+    predictor = TrainedModel.load(parts_run).predictor()
+    (found,) = predictor.predict([predictor.from_file(tmp_path / "one.npy", "one")])
     distances = np.linalg.norm(found.cloud.whole[:, None] - found.cloud.drawn[None], axis=2)
     nearest = distances.argmin(axis=1)
     np.testing.assert_array_equal(found.nearest, nearest)

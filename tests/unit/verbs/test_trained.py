@@ -29,7 +29,7 @@ def forget_base(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError("the base is read again")
 
-    monkeypatch.setattr("geopeft_cli.assemble.read_checkpoint", refuse)
+    monkeypatch.setattr("geopeft_cli.assemble.model.read_checkpoint", refuse)
 
 
 def test_three_lines(most_run: Path) -> None:
