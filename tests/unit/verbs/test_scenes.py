@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from geopeft_cli.adapters.directory import read_adapter
+from geopeft_cli.adapters.directory import adapter_state, read_adapter
 from geopeft_cli.adapters.tensors import write_tensors
 from geopeft_cli.assemble import load_splits, make_pipeline
 from geopeft_cli.backbones import scene_backbone_class
@@ -134,6 +134,12 @@ def test_a_new_decoder_trains_with_any_method(recipe: Path, tmp_path: Path) -> N
     assert not any(site.name.startswith("dec.") for site in experiment.model.sites())
     found = finetune(recipe, changes, tmp_path / "run")
     assert evaluate_trained(found.folder).metrics == found.metrics["test"]
+
+
+def test_a_new_decoder_may_have_statistics(recipe: Path, ptv3: list[str]) -> None:
+    _, experiment = prepare(load_recipe(recipe, [*ptv3, "backbone.decoder=fresh"]))
+    assert all(p.requires_grad for name, p in experiment.model.named_parameters() if name.startswith("dec."))
+    assert "dec.dec0.up.proj.1.running_mean" in adapter_state(experiment.model, experiment.fresh)
 
 
 def test_a_first_layer_for_other_features(recipe: Path, tmp_path: Path) -> None:
