@@ -88,11 +88,19 @@ def prepare(recipe: Recipe) -> tuple[Splits | SceneSplits, Experiment]:
         raise UsageError("training.select: best_validation needs a validation split, and the data has none")
     experiment = build(recipe, vocabulary(splits.train))
     parameter_groups(experiment.model, recipe.training.weight_decay, experiment.own_groups)
-    if isinstance(experiment.task, SceneSegmentation | VoxelSegmentation):
-        experiment.task.weights = loss_weights(recipe, splits.train)
     if experiment.checkpoint.head and recipe.task.head_from == "fresh":
         logger.warning("%s: its head is not used (task.head_from: fresh)", recipe.backbone.checkpoint)
     return splits, experiment
+
+
+def weigh_labels(experiment: Experiment, train: AnySet) -> None:
+    """Give the task the weights of its labels; where they are unequal, all of the training set is read.
+
+    Raises:
+        DataError: no point has a label.
+    """
+    if isinstance(experiment.task, SceneSegmentation | VoxelSegmentation):
+        experiment.task.weights = loss_weights(experiment.recipe, train)
 
 
 def finetune(
@@ -152,6 +160,7 @@ def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     device = choose_device(settings.device, ranks.local_rank, scenes=recipe.of_scenes)
     seed_everything(recipe.seed)
     splits, experiment = prepare(recipe)
+    weigh_labels(experiment, splits.train)
     model = experiment.model.to(device)
     memory = None
     if not isinstance(splits.train, SceneSet):

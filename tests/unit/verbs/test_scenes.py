@@ -28,7 +28,7 @@ from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.verbs.data_survey import survey_data
 from geopeft_cli.verbs.evaluate import evaluate_trained
 from geopeft_cli.verbs.export import export_trained
-from geopeft_cli.verbs.finetune import Run, finetune, prepare
+from geopeft_cli.verbs.finetune import Run, finetune, prepare, weigh_labels
 from geopeft_cli.verbs.inspect import inspect_path
 from geopeft_cli.verbs.local_distance import measure_local_distance
 from geopeft_cli.verbs.merge import merge_trained
@@ -171,13 +171,24 @@ def test_methods_on_a_decoder_network(recipe: Path, ptv3: list[str], method: str
     assert evaluate_trained(found.folder).metrics == found.metrics["test"]
 
 
-def test_weights_of_unequal_classes(recipe: Path) -> None:
-    _, plain = prepare(load_recipe(recipe))
-    _, weighed = prepare(load_recipe(recipe, ["task={class_weights: inverse_square_root}"]))
+def test_weights_of_unequal_classes(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unequal = ["task={class_weights: inverse_square_root}"]
+    splits, plain = prepare(load_recipe(recipe))
+    _, weighed = prepare(load_recipe(recipe, unequal))
+    for experiment in (plain, weighed):
+        weigh_labels(experiment, splits.train)
     assert getattr(plain.task, "weights", None) is None
     weights = getattr(weighed.task, "weights", None)
     assert weights is not None
     assert weights[weights > 0].mean() == pytest.approx(1)
+
+    def refuse(*_: object) -> None:
+        raise UsageError("reads all")
+
+    monkeypatch.setattr("geopeft_cli.verbs.finetune.loss_weights", refuse)
+    prepare(load_recipe(recipe, unequal))
+    with pytest.raises(UsageError, match="reads all"):
+        finetune(recipe, unequal, tmp_path / "run")
 
 
 def test_less_to_learn_from(recipe: Path, tmp_path: Path) -> None:

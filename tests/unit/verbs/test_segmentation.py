@@ -16,7 +16,7 @@ from geopeft_cli.recipe.problems import RecipeError
 from geopeft_cli.tasks.segmentation import SceneSegmentation
 from geopeft_cli.verbs.evaluate import evaluate_trained
 from geopeft_cli.verbs.export import export_trained
-from geopeft_cli.verbs.finetune import finetune, prepare
+from geopeft_cli.verbs.finetune import finetune, prepare, weigh_labels
 from geopeft_cli.verbs.inspect import inspect_path
 from geopeft_cli.verbs.merge import merge_trained
 from geopeft_cli.verbs.opening import open_trained
@@ -141,6 +141,7 @@ def test_point_peft_remembers_whole_clouds_by_category(
 def test_rare_labels_of_scenes_weigh_more(recipe: Path) -> None:
     arguments = ["task={name: scene_segmentation, class_weights: cube_root}", "training.select=last"]
     splits, experiment = prepare(load_recipe(recipe, arguments))
+    weigh_labels(experiment, splits.train)
     counts = np.zeros(4)
     for index in range(len(splits.train)):
         counts += np.bincount(splits.train[index].point_labels, minlength=4)
@@ -148,6 +149,7 @@ def test_rare_labels_of_scenes_weigh_more(recipe: Path) -> None:
     assert experiment.task.weights is not None
     np.testing.assert_allclose(experiment.task.weights, (counts.max() / counts) ** (1 / 3), rtol=1e-6)
     _, equal = prepare(load_recipe(recipe, ["task={name: scene_segmentation}", "training.select=last"]))
+    weigh_labels(equal, splits.train)
     assert isinstance(equal.task, SceneSegmentation)
     assert equal.task.weights is None
 
