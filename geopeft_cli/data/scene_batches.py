@@ -72,7 +72,8 @@ def scene_features(scene: Scene, names: Sequence[str]) -> Float32:
     for name in names:
         if getattr(scene, name) is None:
             raise UsageError(
-                f"data.features: scene {scene.name} has no {name}", "Leave it out, or set what stands in for it."
+                f"data.features: scene {scene.name} has no {name}",
+                "Leave it out." if name == "strength" else f"Leave it out, or set data.absent.{name}.",
             )
     return np.concatenate([getattr(scene, name) for name in names], axis=1).astype(np.float32)
 

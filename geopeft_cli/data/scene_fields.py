@@ -72,7 +72,8 @@ class LabelNames:
         found = found[:, 0] if found.ndim == 2 else found
         if found.dtype.kind not in "iufb" or found.ndim != 1:
             raise DataError(f"{where}: labels are {found.dtype} {found.shape}", "Save one whole number a point.")
-        labels = found.astype(np.int64)
+        with np.errstate(invalid="ignore"):  # of NaN, which is refused
+            labels = found.astype(np.int64)
         if found.dtype.kind == "f" and bool((labels != found).any()):
             raise DataError(f"{where}: labels are not whole numbers", "Name the field with the labels.")
         if not self.values:

@@ -204,7 +204,7 @@ def _check_labels(labels: Int64, classes: int, where: str) -> None:
     if len(wrong):
         raise DataError(
             f"{where}: point {wrong[0]} has the label {labels[wrong[0]]}, not in 0..{classes - 1} or {IGNORED}",
-            "Labels are indices into the classes; map others with the option for labels.",
+            "Labels are indices into the classes; data.labels.values maps others in files of one's own.",
         )
 
 

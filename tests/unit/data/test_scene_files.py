@@ -76,6 +76,7 @@ def test_wrong_label_names(values: dict[str, list[int]], others: str | None) -> 
         ({"points": [[0, 0, 0]], "colour": [1]}, "no field 'label'"),
         ({"points": [[0, 0, 0]], "label": [0, 1]}, "labels of 2 points for 1"),
         ({"points": [[0, 0, 0]], "label": [0.5]}, "not whole numbers"),
+        ({"points": [[0, 0, 0]], "label": [np.nan]}, "not whole numbers"),
         ({"points": [[np.nan, 0, 0]], "label": [0]}, "none that is finite"),
         ({"x": [0, 1], "y": [0], "z": [0], "label": [0]}, "not of one length"),
     ],
