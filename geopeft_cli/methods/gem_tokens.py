@@ -39,8 +39,8 @@ def token_neighbors(centers: Tensor, kernel: int, voxel: float | None) -> TokenN
     Args:
         centers: of the tokens.
         kernel: voxels along an edge of a kernel, odd; K is its third power.
-        voxel: edge of a voxel, in the unit of the coordinates; by default 3 / sqrt(G), at which a token on a scanned
-            surface has about six neighbors.
+        voxel: edge of a voxel, in the unit of the coordinates; by default 3 / sqrt(G), so that about as many voxels are
+            neighbors whatever G is.
     """
     count, reach = centers.shape[1], kernel // 2
     size = 3 / math.sqrt(count) if voxel is None else voxel
