@@ -32,6 +32,7 @@ from geopeft_cli.contracts import (
     Vocabulary,
     load_official_state,
     memories,
+    official_parameters,
     official_state,
 )
 from geopeft_cli.data.scene_batches import feature_width
@@ -135,8 +136,9 @@ def build(
     for name in backbone.token_names:
         backbone.get_parameter(name).requires_grad_(_tokens_train(recipe, method, fresh))
     if isinstance(backbone, SceneBackbone):
-        for name in fresh:  # a new decoder or first layer trains as a head does
-            backbone.get_parameter(name).requires_grad_(True)
+        for name, parameter in official_parameters(backbone).items():
+            if name in fresh:  # a new decoder or first layer trains as a head does
+                parameter.requires_grad_(True)
     return Experiment(recipe, backbone, method, task, checkpoint, fresh)
 
 

@@ -79,7 +79,7 @@ class PTv3(SceneTransformer):
         if single and any(module.training for module in self.modules() if isinstance(module, nn.BatchNorm1d)):
             raise DataError(
                 f"a single voxel is left at stage {single[0]}, and BatchNorm in training needs two",
-                "Use larger scenes or batches.",
+                "Use larger scenes or batches, or a finer data.grid.",
             )
         return levels
 

@@ -147,9 +147,7 @@ def _show_model(recipe: Recipe) -> None:
 
 
 def _plural(recipe: Recipe) -> str:
-    from geopeft_cli.recipe.scene_data import SceneDataSettings
-
-    return "scenes" if isinstance(recipe.data, SceneDataSettings) else "clouds"
+    return "scenes" if recipe.of_scenes else "clouds"
 
 
 def _compare(

@@ -14,8 +14,11 @@ import numpy as np
 
 from geopeft_cli.data.scenes import Floats, Scene
 from geopeft_cli.data.solids import turn
+from geopeft_cli.errors import DataError
 
 Axis = Literal["x", "y", "z"]
+
+_MOST_NODES = 2**26
 
 
 def center_shift(scene: Scene, vertical: bool = True) -> Scene:
@@ -107,13 +110,22 @@ def elastic_distortion(
 
     Noise N(0, 1) on a grid of nodes ``granularity`` meters apart is smoothed twice with a box of three nodes along x, y
     and z, and ``magnitude`` times its trilinear interpolation moves the points (Choy et al., CVPR 2019, in their code).
+
+    Raises:
+        DataError: the scene is too wide for a grid in memory.
     """
     if generator.random() >= probability:
         return scene
     coordinates = scene.coordinates.astype(np.float64)
     for granularity, magnitude in waves:
         low = coordinates.min(axis=0)
-        nodes = np.floor((coordinates.max(axis=0) - low) / granularity).astype(np.int64) + 3
+        extent = coordinates.max(axis=0) - low
+        nodes = np.floor(extent / granularity).astype(np.int64) + 3
+        if np.prod(nodes.astype(np.float64)) > _MOST_NODES:
+            raise DataError(
+                f"scene {scene.name} is {' x '.join(f'{length:.4g}' for length in extent)} m, too wide to be bent",
+                "If its unit is not the meter, set data.scale; remove outliers, or set data.elastic=false.",
+            )
         noise = generator.standard_normal((*nodes, 3), dtype=np.float32)
         for axis in (0, 1, 2) * 2:
             noise = _box_filtered(noise, axis)

@@ -143,8 +143,8 @@ def views_of(name: Views) -> list[View]:
     return views if name == "tta12" else [*views, _mirrored]
 
 
-def fragments_of(scene: Scene, views: Sequence[View], grid: float = 0.02, indoor: bool = True) -> list[Scene]:
-    """All fragments of all views of a scene; ``rows`` of each leads to the points of the scene.
+def fragments_of(scene: Scene, views: Sequence[View], grid: float = 0.02, indoor: bool = True) -> Iterator[Scene]:
+    """All fragments of all views of a scene, made one by one; ``rows`` of each leads to the points of the scene.
 
     Args:
         scene: as read.
@@ -153,8 +153,9 @@ def fragments_of(scene: Scene, views: Sequence[View], grid: float = 0.02, indoor
         indoor: whether the scene and every fragment are centered.
     """
     start = normalize_colors(center_shift(scene) if indoor else scene)
-    pieces = [piece for view in views for piece in fragments(view(start), grid)]
-    return [center_shift(piece, vertical=False) for piece in pieces] if indoor else pieces
+    for view in views:
+        for piece in fragments(view(start), grid):
+            yield center_shift(piece, vertical=False) if indoor else piece
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,7 @@ class ScenePipeline:
     def fragments(self, scene: Scene, views: Views) -> Iterator[Scene]:
         """Samples that together hold every point, for each of the views; see :func:`fragments_of`."""
         placed = self._boxed(scene) if self._is_lidar else scene
-        for view in views_of(views):
-            yield from fragments_of(placed, [view], self.grid, indoor=not self._is_lidar)
+        return fragments_of(placed, views_of(views), self.grid, indoor=not self._is_lidar)
 
     @property
     def _is_lidar(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from geopeft_cli.data.scene_fields import Absent, LabelNames
 from geopeft_cli.data.scene_protocols import LimitedPoints, limited_scenes, read_limited_points
-from geopeft_cli.data.scenes import KeptScenes, RescaledScenes, SceneSet, SceneSplits
+from geopeft_cli.data.scenes import KeptScenes, Memory, RescaledScenes, SceneSet, SceneSplits
 from geopeft_cli.errors import UsageError
 
 FORMATS = (
@@ -67,10 +67,11 @@ def scene_splits_for(
 
 
 def in_meters(splits: SceneSplits, scale: float) -> SceneSplits:
-    """The same with coordinates times ``scale``, kept in memory while there is room."""
+    """The same with coordinates times ``scale``, kept in memory while there is room for all parts together."""
+    memory = Memory()
 
     def changed(scenes: SceneSet) -> SceneSet:
-        return KeptScenes(scenes if scale == 1 else RescaledScenes(scenes, scale))
+        return KeptScenes(scenes if scale == 1 else RescaledScenes(scenes, scale), memory)
 
     validation = None if splits.validation is None else changed(splits.validation)
     return SceneSplits(changed(splits.train), validation, changed(splits.test))

@@ -138,12 +138,19 @@ class RescaledScenes:
         return rescaled(self._scenes[index], self._factor)
 
 
+@dataclass
+class Memory:
+    """How many bytes the sets that share it may still keep."""
+
+    room: int = 2 * 10**9
+
+
 class KeptScenes:
     """Another set, whose scenes stay in memory once they are read, while there is room."""
 
-    def __init__(self, scenes: SceneSet, room: int = 2 * 10**9) -> None:
+    def __init__(self, scenes: SceneSet, memory: Memory) -> None:
         self.classes, self.names = scenes.classes, scenes.names
-        self._scenes, self._room = scenes, room
+        self._scenes, self._memory = scenes, memory
         self._kept: dict[int, Scene] = {}
 
     def __len__(self) -> int:
@@ -154,8 +161,8 @@ class KeptScenes:
             return self._kept[index]
         scene = self._scenes[index]
         size = sum(array.nbytes for array in vars(scene).values() if isinstance(array, np.ndarray))
-        if size <= self._room:
-            self._room -= size
+        if size <= self._memory.room:
+            self._memory.room -= size
             self._kept[index] = scene
         return scene
 

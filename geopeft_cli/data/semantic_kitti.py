@@ -72,12 +72,12 @@ def kitti_splits(root: str | Path) -> SceneSplits:
     return SceneSplits(KittiFrames(root, TRAIN), None, KittiFrames(root, VALIDATION))
 
 
-def read_frame(frame: Path, labels: Path, name: str) -> Scene:
+def read_frame(frame: Path, labels: Path | None, name: str) -> Scene:
     """One frame.
 
     Args:
         frame: float32 (n, 4): x, y, z and remission.
-        labels: uint32 (n,), the class in the lower 16 bits; may be missing.
+        labels: uint32 (n,), the class in the lower 16 bits; may be missing, or None.
         name: of the scene.
 
     Raises:
@@ -88,7 +88,7 @@ def read_frame(frame: Path, labels: Path, name: str) -> Scene:
         raise DataError(f"{frame}: {rows.size} numbers, not four a point", OBTAIN_AGAIN)
     rows = rows.reshape(-1, 4)
     found = np.full(len(rows), IGNORED, dtype=np.int64)
-    if labels.is_file():
+    if labels is not None and labels.is_file():
         raw = _numbers(labels, np.dtype("<u4"))
         if len(raw) != len(rows):
             raise DataError(f"{labels}: {len(raw)} labels for {len(rows)} points", OBTAIN_AGAIN)

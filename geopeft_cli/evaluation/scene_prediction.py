@@ -18,6 +18,7 @@ from geopeft_cli.data.scene_batches import SceneBatch, packed
 from geopeft_cli.data.scene_fields import Absent, completed, scene_of_fields
 from geopeft_cli.data.scene_pipelines import ScenePipeline, Views
 from geopeft_cli.data.scenes import Int64, Scene, checked_scene, rescaled
+from geopeft_cli.data.semantic_kitti import read_frame
 from geopeft_cli.errors import DataError
 from geopeft_cli.evaluation.prediction import Prediction, Predictor, Prepared, as_numbers
 from geopeft_cli.evaluation.scenes import fragment_scores, not_finite, shares
@@ -71,7 +72,7 @@ class ScenePredictor(Predictor[PreparedScene]):
     """
 
     noun = "scene"
-    suffixes = SUFFIXES
+    suffixes = (*SUFFIXES, ".bin")
 
     def __init__(
         self,
@@ -85,7 +86,12 @@ class ScenePredictor(Predictor[PreparedScene]):
         self._reading, self._views = reading, views
 
     def from_file(self, path: Path, name: str, category: int = 0) -> PreparedScene:
-        """Labels in the file do not count, and points with a coordinate that is not finite are left out."""
+        """Labels in the file do not count, and points with a coordinate that is not finite are left out.
+
+        A ``.bin`` file is a frame of SemanticKITTI.
+        """
+        if path.suffix.lower() == ".bin":
+            return self._prepared(read_frame(path, None, name), str(path))
         scene = scene_of_fields(name, read_fields(path, self._reading.columns), None, str(path))
         return self._prepared(scene, str(path))
 

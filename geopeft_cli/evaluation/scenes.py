@@ -72,9 +72,10 @@ def evaluate_scenes(
                 with autocast():
                     logits = model(batch.scenes.to(device)).float()
                 labels = model.task.outcome(logits).cpu().numpy()
+                finite = logits.isfinite().all(dim=1).cpu().numpy()
                 probabilities = None if keep is None else model.task.probabilities(logits).cpu().numpy()
                 for name, rows, truth in zip(batch.names, batch.rows, batch.truth, strict=True):
-                    if not logits[torch.from_numpy(rows).to(device)].isfinite().all():
+                    if not finite[rows].all():
                         raise not_finite(name)
                     if keep is not None and probabilities is not None:
                         keep(len(decided), probabilities, rows)

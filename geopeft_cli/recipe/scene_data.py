@@ -60,9 +60,9 @@ class SceneDataSettings(Section):
     voxel in meters, of which one point is taken. ``test_grid`` is that of finer voxels, of which one point is kept
     before votes by fragments; the others take its label. ``features`` are what the network reads of a voxel, in this
     order. ``augment`` is a published order of changes in training: ``indoor`` (rotation, scale, flip, jitter,
-    ``elastic``, colors), ``lidar`` (within a box around the sensor), or ``none``. ``repeat`` counts passes over the
-    training scenes in an epoch. ``limited_scenes`` names a list of the scenes to train on, ``limited_points`` a file
-    with the few points of each that keep their label.
+    ``elastic``, colors), ``lidar`` (whole frames within a box around the sensor), or ``none``. ``repeat`` counts
+    passes over the training scenes in an epoch. ``limited_scenes`` names a list of the scenes to train on,
+    ``limited_points`` a file with the few points of each that keep their label.
     """
 
     scale: PositiveNumber = 1.0
@@ -82,6 +82,12 @@ class SceneDataSettings(Section):
     def _features_differ(self) -> SceneDataSettings:
         if len(set(self.features)) < len(self.features):
             raise mistake("features", "names one twice")
+        return self
+
+    @model_validator(mode="after")
+    def _crops_happen(self) -> SceneDataSettings:
+        if self.augment == "lidar" and self.crop != CropSettings():
+            raise mistake("crop", "has no meaning with augment: lidar, which takes whole frames")
         return self
 
 

@@ -257,6 +257,11 @@ class Recipe(Section):
     published: tuple[Published, ...] = ()
 
     @property
+    def of_scenes(self) -> bool:
+        """Whether it is about scenes, not about objects."""
+        return isinstance(self.data, SceneDataSettings)
+
+    @property
     def objects(self) -> DataSettings:
         """The data section of a recipe that is about objects, not about scenes."""
         assert isinstance(self.data, DataSettings)
@@ -280,7 +285,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _scenes_go_together(self) -> Recipe:
-        of_scenes = isinstance(self.data, SceneDataSettings)
+        of_scenes = self.of_scenes
         what = f"which are of {'scenes' if of_scenes else 'objects'}"
         if isinstance(self.backbone, SceneBackboneSection) != of_scenes:
             other = "sonata or ptv3" if of_scenes else "another network"

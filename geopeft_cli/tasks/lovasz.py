@@ -17,7 +17,7 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
     for one in labels.unique().tolist():
         foreground = (labels == one).to(probabilities.dtype)
         errors, order = (foreground - probabilities[:, one]).abs().sort(descending=True, stable=True)
-        losses.append(errors @ _gradient(foreground[order]))
+        losses.append(errors.dot(_gradient(foreground[order])))  # @ would be of half precision under autocast
     return torch.stack(losses).mean() if losses else probabilities.sum() * 0
 
 

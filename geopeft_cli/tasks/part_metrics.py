@@ -12,6 +12,9 @@ from torch import Tensor
 IGNORED = -1
 """The true label of a point that does not count."""
 
+AT_ONCE = 2**22
+"""Points that are counted together."""
+
 
 def restricted_argmax(scores: Tensor, categories: Tensor, parts: Sequence[Sequence[int]]) -> Tensor:
     """The best label of every point among the parts of its shape's category.
@@ -109,13 +112,17 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     that of the sum.
 
     Args:
-        predicted: int64 of any shape, in 0..classes - 1.
-        labels: int64 of the same shape, the truth, or ``IGNORED``.
+        predicted: integers of any kind and shape, in 0..classes - 1.
+        labels: the same, the truth, or ``IGNORED``.
         classes: how many there are.
     """
-    counted = labels != IGNORED
-    pairs = labels[counted] * classes + predicted[counted]
-    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    matrix = torch.zeros(classes * classes, dtype=torch.int64, device=labels.device)
+    # a share at a time: whole test sets have hundreds of millions of points
+    for said, true in zip(predicted.flatten().split(AT_ONCE), labels.flatten().split(AT_ONCE), strict=True):
+        counted = true != IGNORED
+        pairs = true[counted].long() * classes + said[counted]
+        matrix += torch.bincount(pairs, minlength=classes * classes)
+    return matrix.reshape(classes, classes)
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,11 @@ class Ranks:
         """The rows of a batch that this rank computes.
 
         Raises:
-            UsageError: the batch does not divide evenly, which would weigh its clouds unequally; or it is of scenes,
-                which train in one process.
+            UsageError: the batch does not divide evenly, which would weigh its clouds unequally.
         """
         if self.size == 1:
             return batch
-        if isinstance(batch, Scenes):
-            raise UsageError("scenes train in one process", "Start geopeft without torchrun.")
+        assert isinstance(batch, Tensor), "scenes train in one process"
         if batch.shape[0] % self.size:
             raise UsageError(
                 f"training.batch_size: a batch of {batch.shape[0]} clouds does not divide among {self.size} processes"

@@ -12,16 +12,18 @@ from geopeft_cli.errors import UsageError
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """``auto`` takes CUDA, then MPS, then the CPU.
+def choose_device(name: str, local_rank: int = 0, *, scenes: bool = False) -> torch.device:
+    """``auto`` takes CUDA, then MPS, then the CPU; for ``scenes`` not MPS, where torch cannot reduce segments.
 
     Raises:
-        UsageError: no such device on this machine.
+        UsageError: no such device on this machine, or not for scenes.
     """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", local_rank)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("mps" if torch.backends.mps.is_available() and not scenes else "cpu")
+    if scenes and name.startswith("mps"):
+        raise UsageError("training.device: mps is for objects, not for scenes", "Use auto or cpu.")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

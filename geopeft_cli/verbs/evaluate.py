@@ -94,7 +94,7 @@ def measure(opened: Opened, clouds: AnySet, keep: Keep | None = None) -> Result:
     """
     recipe = opened.recipe
     part, votes = recipe.evaluation.split, recipe.evaluation.voting == "fragments"
-    device = choose_device(recipe.training.device)
+    device = choose_device(recipe.training.device, scenes=recipe.of_scenes)
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
     batches = make_batches(recipe, clouds, part, training=False, batch_size=recipe.evaluation.batch_size)

@@ -147,7 +147,9 @@ def finished(folder: Path) -> dict[str, Any] | None:
 def _run(recipe: Recipe, folder: Path, ranks: Ranks) -> Run:
     started = time.perf_counter()
     settings = recipe.training
-    device = choose_device(settings.device, ranks.local_rank)
+    if recipe.of_scenes and ranks.size > 1:
+        raise UsageError("scenes train in one process", "Start geopeft without torchrun.")
+    device = choose_device(settings.device, ranks.local_rank, scenes=recipe.of_scenes)
     seed_everything(recipe.seed)
     splits, experiment = prepare(recipe)
     model = experiment.model.to(device)

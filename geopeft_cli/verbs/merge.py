@@ -82,7 +82,7 @@ def accuracies(opened: Opened, model: Backbone) -> tuple[float, float] | None:
     except (UsageError, DataError):
         return None
     recipe = opened.recipe
-    device = choose_device(recipe.training.device)
+    device = choose_device(recipe.training.device, scenes=recipe.of_scenes)
     batches = make_batches(recipe, found, "test", training=False, batch_size=recipe.evaluation.batch_size)
     before, after = (
         evaluate_set(each.to(device), found, batches, device).metrics["accuracy"] for each in (opened.model, model)

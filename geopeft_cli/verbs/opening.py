@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from geopeft_cli.assemble import (
 )
 from geopeft_cli.contracts import Backbone, Scenes
 from geopeft_cli.data.clouds import Labels, Splits, Subset
-from geopeft_cli.data.scenes import SceneSplits, SomeScenes
+from geopeft_cli.data.scenes import MemoryScenes, Scene, SceneSet, SceneSplits, SomeScenes
 from geopeft_cli.errors import DataError, UsageError
 from geopeft_cli.recipe.load import parse_recipe
 from geopeft_cli.recipe.scene_data import SceneDataSettings
@@ -154,7 +154,9 @@ def check_clouds(opened: Opened, count: int = 64) -> tuple[Sequence[Tensor] | Se
         recipe, note = _simulated(recipe), "simulated, since the recipe's data is not here"
         splits = load_splits(recipe)
     if isinstance(splits, SceneSplits):
-        some = SomeScenes(splits.train, _spread(len(splits.train), min(count, CHECKED_SCENES)))
+        some: SceneSet = SomeScenes(splits.train, _spread(len(splits.train), min(count, CHECKED_SCENES)))
+        if recipe is not opened.recipe:
+            some = MemoryScenes([_lit(some[index]) for index in range(len(some))], some.classes)
         views = make_scene_batches(recipe, some, "check", training=False, batch_size=1)
         return [batch.points for batch in views.epoch(0)], f"{len(some)} scenes {note}"
     chosen = Subset(splits.train, _spread(len(splits.train), count))
@@ -171,6 +173,12 @@ def _simulated(recipe: Recipe) -> Recipe:
     else:
         values = {"format": "shapes", "points": data.points, "normalize": data.normalize}
     return Recipe.model_validate({**recipe.model_dump(), "data": values})
+
+
+def _lit(room: Scene) -> Scene:
+    """The embedded rooms have no laser's strength; how red a point is stands in."""
+    assert room.colors is not None
+    return replace(room, strength=room.colors[:, :1] / np.float32(255))
 
 
 def _spread(size: int, count: int) -> Labels:

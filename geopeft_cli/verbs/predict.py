@@ -117,7 +117,7 @@ def predict_split(
             "--input and --predictions go together: what is predicted, and where the results go",
             "Without --input, only scenes of the recipe's own data are predicted, by models of scenes.",
         )
-    model = TrainedModel(opened, choose_device(opened.recipe.training.device))
+    model = TrainedModel(opened, choose_device(opened.recipe.training.device, scenes=opened.recipe.of_scenes))
     unscaled = _unscaled(opened.recipe)
     originals = scenes if unscaled is None else measured_part(replace(opened, recipe=unscaled))
     stems = result_stems(scenes.names)

@@ -59,15 +59,14 @@ def report_again(run: Path, file: Path, overrides: Sequence[str] = ()) -> None:
     if not (run / METRICS).is_file() or not (run / TENSORS).is_file():
         raise UsageError(f"{run} is not a finished run", "A report needs a run folder that geopeft finetune has made.")
     opened = open_trained(run, overrides)
-    clouds, device = open_data(opened).test, choose_device(opened.recipe.training.device)
-    if opened.recipe.training.threads is not None:
-        torch.set_num_threads(opened.recipe.training.threads)
-    batches = make_batches(
-        opened.recipe, clouds, "test", training=False, batch_size=opened.recipe.evaluation.batch_size
-    )
-    precision = opened.recipe.training.precision
+    recipe = opened.recipe
+    clouds, device = open_data(opened).test, choose_device(recipe.training.device, scenes=recipe.of_scenes)
+    if recipe.training.threads is not None:
+        torch.set_num_threads(recipe.training.threads)
+    batches = make_batches(recipe, clouds, "test", training=False, batch_size=recipe.evaluation.batch_size)
+    precision = recipe.training.precision
     found = evaluate_set(opened.model.to(device), clouds, batches, device, lambda: autocast(precision, device))
-    write_report(file, run, opened.recipe, opened.model, clouds, found)
+    write_report(file, run, recipe, opened.model, clouds, found)
 
 
 def write_report(file: Path, run: Path, recipe: Recipe, model: Backbone, clouds: AnySet, found: Evaluation) -> None:

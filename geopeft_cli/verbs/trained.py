@@ -68,7 +68,7 @@ class TrainedModel:
         """See :func:`geopeft_cli.load`."""
         with torch.random.fork_rng(devices=()):
             opened = open_trained(Path(path), overrides)
-        device = choose_device(opened.recipe.training.device)
+        device = choose_device(opened.recipe.training.device, scenes=opened.recipe.of_scenes)
         opened.model.to(device)
         return cls(opened, device, SharedBase(opened, opened.experiment.checkpoint) if opened.experiment else None)
 
@@ -102,7 +102,7 @@ class TrainedModel:
     def batch_size(self) -> int:
         """How many clouds go through the model at a time: one where those of a batch bear on each other; one scene."""
         coupled = getattr(self.recipe.backbone, "variant", None) == "released"
-        of_scenes = isinstance(self.recipe.data, SceneDataSettings)
+        of_scenes = self.recipe.of_scenes
         return 1 if coupled or of_scenes else self.recipe.evaluation.batch_size
 
     def predict(self, clouds: Given | Sequence[Given], category: str | Sequence[str] | None = None) -> Predictions:

@@ -8,6 +8,7 @@ from scipy import interpolate, ndimage
 
 from geopeft_cli.data import scene_motions as motions
 from geopeft_cli.data.scenes import Scene
+from geopeft_cli.errors import DataError
 
 
 @pytest.fixture
@@ -135,3 +136,9 @@ def test_elastic_distortion_of_one_point_and_of_none_by_chance(scene: Scene) -> 
     one = scene.take(np.array([0]))
     assert np.isfinite(motions.elastic_distortion(one, generator(), probability=1).coordinates).all()
     assert motions.elastic_distortion(scene, generator(), probability=0) is scene
+
+
+def test_a_scene_in_millimeters_is_not_bent(scene: Scene) -> None:
+    wide = motions.scaled(scene, 1000)
+    with pytest.raises(DataError, match=r"scene scene is 39\d\d x 29\d\d x 2\d\d\d m, too wide to be bent"):
+        motions.elastic_distortion(wide, generator(), probability=1)

@@ -80,7 +80,7 @@ def test_views(room: Scene, name: pipelines.Views, count: int) -> None:
 
 
 def test_fragments_of_views_cover_the_room(room: Scene) -> None:
-    pieces = pipelines.fragments_of(room, pipelines.views_of("rot4")[:2], grid=0.3)
+    pieces = list(pipelines.fragments_of(room, pipelines.views_of("rot4")[:2], grid=0.3))
     rows = np.concatenate([piece.rows for piece in pieces])  # type: ignore[arg-type]
     assert np.bincount(rows, minlength=len(room)).min() >= 2
     for piece in pieces:

@@ -54,6 +54,7 @@ def test_the_published_training_is_the_default() -> None:
         ("rooms", "rooms, features: []", "data.features must have at least 1 entry"),
         ("rooms", "rooms, grid: 0", "data.grid must be greater than 0, is 0"),
         ("rooms", "rooms, mix3d: {probability: 2}", "data.mix3d.probability must be at most 1, is 2"),
+        ("rooms", "rooms, augment: lidar, crop: {voxels: 9}", "data.crop has no meaning with augment: lidar"),
         ("rooms", "packed_scenes, path: a", "missing key 'data.labels'"),
         (
             "rooms",

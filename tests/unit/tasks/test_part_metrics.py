@@ -104,6 +104,14 @@ def test_a_confusion_matrix_counts_true_rows_and_leaves_ignored_points_out():
     assert confusion_matrix(predicted, labels, 3).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 
+def test_a_confusion_matrix_of_small_integers_and_many_classes(monkeypatch):
+    monkeypatch.setattr("geopeft_cli.tasks.part_metrics.AT_ONCE", 2)
+    predicted, labels = torch.tensor([[199, 198, 3], [199, -1, 199]], dtype=torch.int16).split(1)
+    matrix = confusion_matrix(predicted, labels, 200)
+    assert matrix.nonzero().tolist() == [[199, 3], [199, 199]]
+    assert matrix.sum() == 2
+
+
 def test_scenes_by_hand():
     scores = point_scores(torch.tensor([[3, 1], [2, 4]]), ("floor", "wall"))
     assert scores.ious == pytest.approx({"floor": 50.0, "wall": 100 * 4 / 7})

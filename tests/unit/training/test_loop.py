@@ -285,6 +285,9 @@ def test_a_state_that_wants_to_run_code_does_not(bench: NewBench, tmp_path: Path
 def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    assert choose_device("auto", scenes=True).type in ("cpu", "cuda")
+    with pytest.raises(UsageError, match="mps is for objects"):
+        choose_device("mps", scenes=True)
     with pytest.raises(UsageError, match=r"training\.device: 'cuda:77' is not on this machine: .") as caught:
         choose_device("cuda:77")
     assert "\n" not in caught.value.message

@@ -56,6 +56,17 @@ def write_every_kind(folder: Path, table: np.ndarray) -> None:
     (folder / "pcd.pcd").write_text("\n".join(["VERSION 0.7", f"FIELDS {' '.join(names)}", *kinds, *size, *lines, ""]))
 
 
+def test_a_frame_of_a_lidar(model: TrainedModel, table: np.ndarray, tmp_path: Path) -> None:
+    rows = np.hstack([table[:, :3], np.full((len(table), 1), 0.5)]).astype("<f4")
+    rows.tofile(tmp_path / "000123.bin")
+    fields = {"coordinates": rows[:, :3], "strength": rows[:, 3]}
+    found, expected = model.predict(str(tmp_path / "000123.bin")), model.predict(fields)
+    np.testing.assert_array_equal(found.labels[0], expected.labels[0])
+    (tmp_path / "000124.bin").write_bytes(b"12345")
+    with pytest.raises(DataError, match="5 bytes are no whole number of values"):
+        model.predict(str(tmp_path / "000124.bin"))
+
+
 def test_every_kind_of_file(scene_run: Path, model: TrainedModel, table: np.ndarray, tmp_path: Path) -> None:
     write_every_kind(tmp_path / "in", table)
     result = predict_files(scene_run, [tmp_path / "in"], tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ import pytest
 import torch
 import yaml
 
-from geopeft_cli.adapters.directory import read_adapter
+from geopeft_cli.adapters.directory import adapter_state, read_adapter
 from geopeft_cli.adapters.tensors import write_tensors
 from geopeft_cli.assemble import load_splits, make_pipeline
 from geopeft_cli.backbones import scene_backbone_class
 from geopeft_cli.backbones.checkpoint import SETTINGS_KEY
-from geopeft_cli.contracts import official_state
+from geopeft_cli.contracts import Scenes, official_state
 from geopeft_cli.data.scene_batches import packed
 from geopeft_cli.data.scenes import SceneSplits
 from geopeft_cli.errors import ExportError, UsageError
 from geopeft_cli.recipe.load import load_recipe
+from geopeft_cli.reports.progress import RunListener
 from geopeft_cli.reports.records import read_records
+from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.verbs.data_survey import survey_data
 from geopeft_cli.verbs.evaluate import evaluate_trained
 from geopeft_cli.verbs.export import export_trained
@@ -29,7 +32,7 @@ from geopeft_cli.verbs.finetune import Run, finetune, prepare
 from geopeft_cli.verbs.inspect import inspect_path
 from geopeft_cli.verbs.local_distance import measure_local_distance
 from geopeft_cli.verbs.merge import merge_trained
-from geopeft_cli.verbs.opening import open_trained
+from geopeft_cli.verbs.opening import check_clouds, open_trained
 
 SIZES: dict[str, Any] = {"widths": [8, 12], "depths": [1, 1], "heads": [2, 2], "patch_size": [16, 16], "stride": [2]}
 DECODER: dict[str, Any] = {"decoder_widths": [8], "decoder_depths": [1], "decoder_heads": [2]}
@@ -90,8 +93,19 @@ def test_a_run_is_measured_as_it_was(run: Run, caplog: pytest.LogCaptureFixture)
     assert not caplog.records
 
 
-def test_runs_repeat_and_go_on(recipe: Path, run: Run, tmp_path: Path) -> None:
-    again = finetune(recipe, output=tmp_path / "again")
+def test_runs_repeat_and_go_on(recipe: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[float] = []
+
+    def interrupted(_: RunListener, loss: float, *__: float) -> None:
+        steps.append(loss)
+        if len(steps) == 2:  # in the second epoch
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunListener, "step_done", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(recipe, output=tmp_path / "again")
+    again = finetune(recipe, output=tmp_path / "again", resume=True)
     first, second = (read_adapter(each.folder / "adapter").tensors for each in (run, again))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -134,6 +148,12 @@ def test_a_new_decoder_trains_with_any_method(recipe: Path, tmp_path: Path) -> N
     assert not any(site.name.startswith("dec.") for site in experiment.model.sites())
     found = finetune(recipe, changes, tmp_path / "run")
     assert evaluate_trained(found.folder).metrics == found.metrics["test"]
+
+
+def test_a_new_decoder_may_have_statistics(recipe: Path, ptv3: list[str]) -> None:
+    _, experiment = prepare(load_recipe(recipe, [*ptv3, "backbone.decoder=fresh"]))
+    assert all(p.requires_grad for name, p in experiment.model.named_parameters() if name.startswith("dec."))
+    assert "dec.dec0.up.proj.1.running_mean" in adapter_state(experiment.model, experiment.fresh)
 
 
 def test_a_first_layer_for_other_features(recipe: Path, tmp_path: Path) -> None:
@@ -182,6 +202,25 @@ def test_the_quickstart_on_scenes_starts_where_its_checkpoint_is(tmp_path: Path)
     few = ["data.train=2", "data.validation=0", "data.test=1", "data.points=4000", "data.grid=0.2"]
     found = finetune("quickstart_scene", [*few, "training.epochs=3", "training.batch_size=1"], tmp_path / "run")
     assert found.metrics["test"]["accuracy"] > 50
+
+
+def test_simulated_scenes_have_what_a_model_of_lidar_frames_reads(recipe: Path, run: Run, tmp_path: Path) -> None:
+    gone = [f"data={{format: semantic_kitti, root: {tmp_path}}}", "data.grid=0.4"]
+    opened = open_trained(run.folder)
+    elsewhere = load_recipe(recipe, gone)
+    [batch], words = check_clouds(replace(opened, recipe=elsewhere), count=1)
+    assert isinstance(batch, Scenes)
+    assert batch.features.shape[1] == 4
+    assert "simulated" in words
+
+
+def test_scenes_train_in_one_process(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ranks, "__enter__", lambda ranks: ranks)
+    monkeypatch.setattr(Ranks, "__exit__", lambda *_: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="scenes train in one process"):
+        finetune(recipe, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_said_of_recipe_and_data(recipe: Path) -> None:
