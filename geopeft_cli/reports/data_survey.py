@@ -63,7 +63,8 @@ def print_data_survey(survey: DataSurvey, out: Console) -> None:
         fewest, median, most = part.points
         counted = f"{part.read:,} of them" if part.read < part.clouds else "each"
         sizes = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,} (median {median:,})"
-        out.print(f"{name}: {part.clouds:,} cloud{'s' * (part.clouds != 1)}, points in {counted}: {sizes}")
+        what = "cloud" if survey.classes else "scene"
+        out.print(f"{name}: {part.clouds:,} {what}{'s' * (part.clouds != 1)}, points in {counted}: {sizes}")
     out.print()
     if survey.classes:
         out.print(_table("class", "clouds", survey, survey.classes, lambda part, name: f"{part.classes[name]:,}"))

@@ -218,8 +218,9 @@ class TrainedModel:
 
 def _listed(clouds: Given | Sequence[Given]) -> Sequence[Given]:
     """One as a list of one."""
-    is_table = isinstance(clouds, np.ndarray) and clouds.ndim == 2
-    return [clouds] if isinstance(clouds, str | Path | Scene | Mapping) or is_table else clouds  # type: ignore[list-item, return-value]
+    if isinstance(clouds, np.ndarray):
+        return [clouds] if clouds.ndim == 2 else list(clouds)
+    return [clouds] if isinstance(clouds, str | Path | Scene | Mapping) else clouds
 
 
 def _prepared(predictor: Predictor[Prepared], given: Given, index: int, category: int) -> Prepared:

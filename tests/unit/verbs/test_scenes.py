@@ -208,6 +208,13 @@ def test_what_is_for_objects_is_refused(run: Run, tmp_path: Path) -> None:
         measure_local_distance(str(run.folder))
 
 
+def test_the_quickstart_on_scenes_starts_where_its_checkpoint_is(tmp_path: Path) -> None:
+    """The shipped recipe on fewer and smaller rooms: adapting the shipped weights tells floor from wall at once."""
+    few = ["data.train=2", "data.validation=0", "data.test=1", "data.points=4000", "data.grid=0.2"]
+    found = finetune("quickstart_scene", [*few, "training.epochs=3", "training.batch_size=1"], tmp_path / "run")
+    assert found.metrics["test"]["accuracy"] > 50
+
+
 def test_simulated_scenes_have_what_a_model_of_lidar_frames_reads(recipe: Path, run: Run, tmp_path: Path) -> None:
     gone = [f"data={{format: semantic_kitti, root: {tmp_path}}}", "data.grid=0.4"]
     opened = open_trained(run.folder)
