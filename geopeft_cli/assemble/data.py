@@ -28,7 +28,7 @@ AnySet: TypeAlias = CloudSet | SceneSet
 
 # Of clouds and of scenes: what is not said of their source.
 PREPARATION = ("points", "normalize", "sampling", "augment", "on_error")
-SCENE_PREPARATION = tuple(name for name in SceneDataSettings.model_fields)
+SCENE_PREPARATION = tuple(SceneDataSettings.model_fields)
 
 
 def load_splits(recipe: Recipe) -> Splits | SceneSplits:
