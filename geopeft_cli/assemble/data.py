@@ -14,6 +14,7 @@ from geopeft_cli.data.clouds import IGNORED, CloudSet, Labels, Splits
 from geopeft_cli.data.preparation import Preparation
 from geopeft_cli.data.s3dis_blocks import S3DISBlocks, label_weights
 from geopeft_cli.data.scene_batches import Mix3D, SceneBatches
+from geopeft_cli.data.scene_classes import SEMANTIC_KITTI_WEIGHTS
 from geopeft_cli.data.scene_pipelines import IndoorTraining, LidarTraining, PlainTraining, ScenePipeline, Training
 from geopeft_cli.data.scene_protocols import class_counts, class_weights
 from geopeft_cli.data.scene_sources import in_meters, limited, scene_splits_for
@@ -140,6 +141,8 @@ def loss_weights(recipe: Recipe, train: AnySet) -> Tensor | None:
         return torch.from_numpy(label_weights(_point_counts(train))).float()
     if isinstance(task, VoxelSegmentationTask) and task.class_weights != "equal":
         assert isinstance(train, SceneSet)
+        if task.class_weights == "published":
+            return torch.tensor(SEMANTIC_KITTI_WEIGHTS)
         return torch.from_numpy(class_weights(class_counts(train), task.class_weights)).float()
     return None
 

@@ -88,12 +88,13 @@ class VoxelSegmentationTask(SegmentationTask):
     """Classes of the points of whole scenes: a linear head on the features of voxels.
 
     ``lovasz`` weighs the Lovász-softmax loss beside the cross entropy. ``class_weights`` weigh the classes in the cross
-    entropy: ``log`` by minus the logarithm of their share of the points, ``inverse_square_root`` by share^(-1/2).
+    entropy: ``log`` by minus the logarithm of their share of the points, ``inverse_square_root`` by share^(-1/2);
+    ``published`` are those of SemanticKITTI, for which no frame is read.
     """
 
     name: Literal["voxel_segmentation"]
     lovasz: NonNegativeNumber = 1.0
-    class_weights: Literal["equal", "log", "inverse_square_root"] = "equal"
+    class_weights: Literal["equal", "log", "inverse_square_root", "published"] = "equal"
 
 
 TaskSection = Annotated[
@@ -295,6 +296,11 @@ class Recipe(Section):
         if isinstance(self.task, VoxelSegmentationTask) != of_scenes:
             other = "voxel_segmentation" if of_scenes else "another task"
             raise mistake("task.name", f"is {self.task.name}, and the data are {self.data.format}, {what}: use {other}")
+        weights = isinstance(self.task, VoxelSegmentationTask) and self.task.class_weights
+        if weights == "published" and self.data.format != "semantic_kitti":
+            raise mistake(
+                "task.class_weights", f"is published, which is for semantic_kitti, not for {self.data.format}"
+            )
         if (self.evaluation.voting == "fragments") > of_scenes:
             raise mistake("evaluation.voting", "is fragments, which is for scenes")
         if of_scenes and self.evaluation.voting in ("views", "published"):

@@ -74,6 +74,7 @@ def test_mistakes(problems: Callable[[str], list[str]], old: str, new: str, expe
         ("task: {name: classification}", "task.name is classification, and the data are rooms, which are of scenes"),
         ("training: {warmup_epochs: 3}", "training.warmup_epochs has no meaning with schedule: one_cycle"),
         ("training: {schedule: cosine, one_cycle: {warmup: 0.1}}", "one_cycle has no meaning with schedule: cosine"),
+        ("task: {class_weights: published}", "class_weights is published, which is for semantic_kitti, not for rooms"),
         ("evaluation: {voting: views}", "evaluation.voting is views, which is for objects; use fragments"),
         ("evaluation: {scene_views: tta13}", "evaluation.scene_views has no meaning with voting: none"),
         ("training: {select: best_validation}\nevaluation: {split: validation}", ""),

@@ -14,12 +14,12 @@ import yaml
 
 from geopeft_cli.adapters.directory import adapter_state, read_adapter
 from geopeft_cli.adapters.tensors import write_tensors
-from geopeft_cli.assemble import load_splits, make_pipeline
+from geopeft_cli.assemble import load_splits, loss_weights, make_pipeline
 from geopeft_cli.backbones import scene_backbone_class
 from geopeft_cli.backbones.checkpoint import SETTINGS_KEY
 from geopeft_cli.contracts import Scenes, official_state
 from geopeft_cli.data.scene_batches import packed
-from geopeft_cli.data.scenes import SceneSplits
+from geopeft_cli.data.scenes import MemoryScenes, SceneSplits
 from geopeft_cli.errors import ExportError, UsageError
 from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.reports.progress import RunListener
@@ -189,6 +189,15 @@ def test_weights_of_unequal_classes(recipe: Path, tmp_path: Path, monkeypatch: p
     prepare(load_recipe(recipe, unequal))
     with pytest.raises(UsageError, match="reads all"):
         finetune(recipe, unequal, tmp_path / "run")
+
+
+def test_the_published_weights_of_semantic_kitti_read_no_frame(recipe: Path, tmp_path: Path) -> None:
+    data = f"data={{format: semantic_kitti, root: {tmp_path}}}"
+    nothing = MemoryScenes((), ())
+    weights = loss_weights(load_recipe(recipe, [data, "task={class_weights: published}"]), nothing)
+    assert weights is not None
+    assert weights[:2].tolist() == pytest.approx([3.1557, 8.7029])
+    assert len(weights) == 19
 
 
 def test_less_to_learn_from(recipe: Path, tmp_path: Path) -> None:
