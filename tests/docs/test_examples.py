@@ -10,26 +10,30 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 import typer.testing
 import yaml
+from torch import nn
 
 from geopeft_cli.adapters.tensors import write_tensors
 from geopeft_cli.backbones import files
 from geopeft_cli.backbones.checkpoint import SETTINGS_KEY
+from geopeft_cli.backbones.point_mae import PointMAE
 from geopeft_cli.backbones.sonata import Sonata
 from geopeft_cli.cli.app import app
-from geopeft_cli.contracts import official_state
+from geopeft_cli.contracts import Backbone, Method, Wrapper, official_state, select_sites
 from geopeft_cli.data.clouds import MemoryClouds, Splits
 from geopeft_cli.data.rooms import rooms_splits
 from geopeft_cli.data.scenes import MemoryScenes, SceneSplits
 from geopeft_cli.data.shapenetpart import PART_NAMES, PARTS
+from geopeft_cli.methods.dense import dense_layer
 from geopeft_cli.verbs.comparison import attempt
 from geopeft_cli.verbs.finetune import finetune
 
@@ -215,6 +219,23 @@ def test_the_programs_of_a_page_run(page: str, place: Path) -> None:
     assert programs
     for program in programs:
         exec(compile(program, page, "exec"), {})
+
+
+def test_the_method_on_its_page_attaches() -> None:
+    page = (PROJECT / "docs/adding_a_method.md").read_text(encoding="utf-8")
+    program = textwrap.dedent(page[page.index("    class Scale") : page.index("    ```\n\n    The backbone")])
+
+    class ScaledOutput(Wrapper):
+        def __init__(self, base: nn.Linear) -> None:
+            super().__init__(base)
+            self.s = nn.Parameter(torch.zeros(base.out_features))
+
+    names = {"ScaledOutput": ScaledOutput, "ClassVar": ClassVar, "Sequence": Sequence, "Any": Any, "Backbone": Backbone}
+    names |= {"Method": Method, "select_sites": select_sites, "dense_layer": dense_layer}
+    exec(compile(f"from __future__ import annotations\n{program}", "adding_a_method.md", "exec"), names)
+    model = PointMAE(24, 2, 4, groups=16, group_size=8)
+    names["Scale"]().attach(model)
+    assert [len(module.s) for module in model.modules() if isinstance(module, ScaledOutput)] == [96, 96]
 
 
 def test_every_verb_is_among_them() -> None:
