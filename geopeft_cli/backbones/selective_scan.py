@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from geopeft_cli.geometry.precision import full_precision
 
 CHUNK = 12  # steps between stored states, about the square root of the 129 tokens of Mamba3D
 # Elements of a chunk's states that are worked on at a time: 1 MiB stays in the caches of a CPU core.
@@ -36,7 +37,7 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, ch
     """
     dtype = torch.promote_types(u.dtype, torch.float32)
     wide = tuple(tensor.to(dtype) for tensor in (u, delta, a.mT, b, c))
-    with _full_precision(u.device):
+    with full_precision(u.device):
         if torch.compiler.is_compiling():
             return _by_doubling(*wide).to(u.dtype)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in wide):
@@ -59,7 +60,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        with _full_precision(gradient.device):
+        with full_precision(gradient.device):
             return _backward(ctx, gradient)
 
 
@@ -114,13 +115,6 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
             if of_a is not None:
                 of_a += of_exponent.mul_(delta[part].unsqueeze(2)).sum((0, 1))
     return of_u, of_delta, of_a, of_b, of_c, None
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Switches autocast off where there is such a thing, which would do products in half precision."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def _slices(u: Tensor, a: Tensor, chunk: int) -> Iterator[slice]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from geopeft_cli.geometry.precision import full_precision
+
 _LEAST = 1e-12  # below it the slope of the square root has no bound
 
 
@@ -21,7 +23,7 @@ def chamfer_loss(predicted: Tensor, target: Tensor) -> Tensor:
     Returns:
         A scalar.
     """
-    with torch.autocast(predicted.device.type, enabled=False):
+    with full_precision(predicted.device):
         predicted, target = predicted.float(), target.float()
         squared = torch.zeros(())
         for own, other in zip(predicted.unbind(-1), target.unbind(-1), strict=True):

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from geopeft_cli.contracts import VoxelLevel
 from geopeft_cli.errors import UsageError
 from geopeft_cli.geometry.clusters import Clusters, clusters_of
+from geopeft_cli.geometry.precision import full_precision
 from geopeft_cli.geometry.voxels import lowest_voxels, scene_index, voxel_keys
 
 
@@ -56,7 +57,7 @@ def spconv_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, level: Vo
     precision = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     products = precision if precision == torch.float16 and x.is_cuda else torch.float32
     rows = level.memo("spconv", lambda: _rows_of(level))
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x.device):
         x, weight = x.to(products), weight.to(products)
         y = rows.convolved(x if rows.twins is None else x[rows.twins.first], weight)
         if rows.twins is not None:

@@ -29,6 +29,7 @@ from geopeft_cli.contracts import (
     current_level,
 )
 from geopeft_cli.errors import UsageError
+from geopeft_cli.geometry.precision import full_precision
 from geopeft_cli.geometry.sparse_convolution import SubmanifoldConvolution
 from geopeft_cli.methods.dense import dense_layer, sizes
 from geopeft_cli.methods.gem_tokens import GEMTokenBlock, TokenConvolution, first_with_center
@@ -270,7 +271,7 @@ class ContextAdapter(nn.Module):
         carried = carried_latents(current_level(0, "a context adapter"), self.group)
         scenes = len(level.sizes) if isinstance(level, PackedLevel) else h.shape[0]
         q, k, v = (part.float() for part in self._projected(h))
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h.device):
             before = carried[self.place - 1] if self.place else self._first().float().expand(scenes, -1, -1)
             if isinstance(level, PackedLevel):
                 parts = zip(before, k.split(level.sizes), v.split(level.sizes), strict=True)

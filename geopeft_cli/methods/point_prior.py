@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -20,6 +19,7 @@ from geopeft_cli.contracts import (
     official_state,
 )
 from geopeft_cli.errors import UsageError
+from geopeft_cli.geometry.precision import full_precision
 
 Precision = Literal["fp32", "fp16"]
 
@@ -67,8 +67,7 @@ class Bank(Memory):
     @torch.no_grad()
     def describe(self, points: Tensor, geometry: Geometry | None = None) -> Tensor:
         """The vectors (B, D) of clouds (B, N, 3), with what a pass over the same clouds computed, if there is one."""
-        in_full = nullcontext() if points.is_meta else torch.autocast(points.device.type, enabled=False)
-        with in_full:
+        with full_precision(points.device):
             return self.network.describe(points.float(), geometry).float()
 
     @torch.no_grad()

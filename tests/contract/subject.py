@@ -53,7 +53,9 @@ def tiny_sizes(name: str) -> dict[str, Any]:
 def write_checkpoint(name: str, path: Path, seed: int = 0, **settings: Any) -> Path:
     """An official pre-training file of random values, statistics and biases included."""
     generator = torch.Generator().manual_seed(seed)
-    backbone = tiny_backbone(name, **settings)
+    with torch.random.fork_rng(devices=()):  # the same file whatever ran before
+        torch.manual_seed(seed)
+        backbone = tiny_backbone(name, **settings)
     tensors = {}
     for key, tensor in backbone.state_dict().items():
         if key in backbone.layout.fresh:
