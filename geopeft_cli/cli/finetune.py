@@ -133,7 +133,7 @@ def _show_plan(recipe: str, overrides: Sequence[str]) -> None:
 
 def _show_model(recipe: Recipe) -> None:
     from geopeft_cli.reports.console import console, print_parameters
-    from geopeft_cli.verbs.finetune import prepare
+    from geopeft_cli.verbs.preparing import prepare
     from geopeft_cli.verbs.probing import model_table, rates_in_words
 
     splits, experiment = prepare(recipe)

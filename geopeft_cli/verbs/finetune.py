@@ -16,15 +16,7 @@ from torch import Tensor, nn
 
 from geopeft_cli.adapters.directory import adapter_state, save_adapter
 from geopeft_cli.adapters.manifest import Manifest, label_names
-from geopeft_cli.assemble import (
-    AnySet,
-    Experiment,
-    build,
-    load_splits,
-    loss_weights,
-    make_batches,
-    vocabulary,
-)
+from geopeft_cli.assemble import AnySet, Experiment, make_batches
 from geopeft_cli.contracts import Backbone, Foldable, SceneBackbone, Wrapper, load_official_state, memories
 from geopeft_cli.data.clouds import Splits
 from geopeft_cli.data.scenes import SceneSet, SceneSplits
@@ -42,13 +34,12 @@ from geopeft_cli.reports.progress import ProgressBar, RunListener, TensorBoard
 from geopeft_cli.reports.records import MetricsLog, read_records
 from geopeft_cli.storage import new_file, refuse_existing
 from geopeft_cli.tasks import task_class
-from geopeft_cli.tasks.segmentation import SceneSegmentation
-from geopeft_cli.tasks.voxel_segmentation import VoxelSegmentation
 from geopeft_cli.training.checkpoints import load_progress, seed_everything
 from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.training.loop import Outcome, Plan, train
 from geopeft_cli.training.precision import autocast, choose_device
-from geopeft_cli.training.schedule import OneCycle, epochs_run, parameter_groups
+from geopeft_cli.training.schedule import OneCycle, epochs_run
+from geopeft_cli.verbs.preparing import prepare, weigh_labels
 from geopeft_cli.verbs.remembering import remember
 from geopeft_cli.verbs.report import METRICS, leave_report
 
@@ -75,32 +66,6 @@ class Run:
     metrics: dict[str, dict[str, float]]
     summary: dict[str, Any] = field(default_factory=dict)
     next_verbs: tuple[str, ...] = ()
-
-
-def prepare(recipe: Recipe) -> tuple[Splits | SceneSplits, Experiment]:
-    """Data and model of a recipe, everything checked that can be before training.
-
-    Raises:
-        UsageError, DataError, CheckpointError: what the recipe asks for is not there or does not fit.
-    """
-    splits = load_splits(recipe)
-    if recipe.training.select == "best_validation" and splits.validation is None:
-        raise UsageError("training.select: best_validation needs a validation split, and the data has none")
-    experiment = build(recipe, vocabulary(splits.train))
-    parameter_groups(experiment.model, recipe.training.weight_decay, experiment.own_groups)
-    if experiment.checkpoint.head and recipe.task.head_from == "fresh":
-        logger.warning("%s: its head is not used (task.head_from: fresh)", recipe.backbone.checkpoint)
-    return splits, experiment
-
-
-def weigh_labels(experiment: Experiment, train: AnySet) -> None:
-    """Give the task the weights of its labels; where they are unequal, all of the training set is read.
-
-    Raises:
-        DataError: no point has a label.
-    """
-    if isinstance(experiment.task, SceneSegmentation | VoxelSegmentation):
-        experiment.task.weights = loss_weights(experiment.recipe, train)
 
 
 def finetune(

@@ -75,7 +75,7 @@ def inspect_recipe(source: str) -> Inspection:
     from geopeft_cli.assemble import vocabulary
     from geopeft_cli.data.scenes import SceneSplits
     from geopeft_cli.recipe.load import load_recipe
-    from geopeft_cli.verbs.finetune import prepare
+    from geopeft_cli.verbs.preparing import prepare
     from geopeft_cli.verbs.probing import (
         dead_parameters,
         fused_blocks,

@@ -21,7 +21,7 @@ from geopeft_cli.assemble import Experiment, rebuild
 from geopeft_cli.contracts import official_state
 from geopeft_cli.errors import AdapterError, GeopeftError
 from geopeft_cli.recipe.load import load_recipe
-from geopeft_cli.verbs.finetune import prepare
+from geopeft_cli.verbs.preparing import prepare
 
 TENSORS = "adapter_model.safetensors"
 TOKENS = {"cls_token", "cls_pos"}

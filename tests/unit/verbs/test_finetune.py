@@ -20,8 +20,9 @@ from geopeft_cli.errors import GeopeftError, TrainingError, UsageError
 from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.reports.progress import RunListener
 from geopeft_cli.reports.records import read_records
-from geopeft_cli.verbs.finetune import Run, finetune, next_verbs, prepare
+from geopeft_cli.verbs.finetune import Run, finetune, next_verbs
 from geopeft_cli.verbs.opening import open_trained
+from geopeft_cli.verbs.preparing import prepare
 
 PROJECT = Path(__file__).resolve().parents[3]
 RANDOM = [

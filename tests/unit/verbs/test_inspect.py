@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from geopeft_cli.backbones.point_mamba import PointMamba
 from geopeft_cli.errors import AdapterError, UsageError
 from geopeft_cli.recipe.load import load_recipe
-from geopeft_cli.verbs.finetune import prepare
 from geopeft_cli.verbs.inspect import inspect_path
+from geopeft_cli.verbs.preparing import prepare
 from geopeft_cli.verbs.probing import dead_parameters
 
 PROJECT = Path(__file__).resolve().parents[3]

@@ -27,10 +27,11 @@ from geopeft_cli.reports.console import console
 from geopeft_cli.reports.local_distance import LocalDistanceReport, print_local_distance
 from geopeft_cli.reports.local_distance_plot import check_plot, write_plot
 from geopeft_cli.reports.records import read_records
-from geopeft_cli.verbs.finetune import finetune, prepare
+from geopeft_cli.verbs.finetune import finetune
 from geopeft_cli.verbs.local_distance import measure_local_distance
 from geopeft_cli.verbs.merge import merge_trained
 from geopeft_cli.verbs.opening import open_trained
+from geopeft_cli.verbs.preparing import prepare
 
 
 def rewritten(adapter: Path, target: Path, values: dict[str, torch.Tensor]) -> Path:

@@ -28,11 +28,12 @@ from geopeft_cli.training.distribution import Ranks
 from geopeft_cli.verbs.data_survey import survey_data
 from geopeft_cli.verbs.evaluate import evaluate_trained
 from geopeft_cli.verbs.export import export_trained
-from geopeft_cli.verbs.finetune import Run, finetune, prepare, weigh_labels
+from geopeft_cli.verbs.finetune import Run, finetune
 from geopeft_cli.verbs.inspect import inspect_path
 from geopeft_cli.verbs.local_distance import measure_local_distance
 from geopeft_cli.verbs.merge import merge_trained
 from geopeft_cli.verbs.opening import check_clouds, open_trained
+from geopeft_cli.verbs.preparing import prepare, weigh_labels
 
 SIZES: dict[str, Any] = {"widths": [8, 12], "depths": [1, 1], "heads": [2, 2], "patch_size": [16, 16], "stride": [2]}
 DECODER: dict[str, Any] = {"decoder_widths": [8], "decoder_depths": [1], "decoder_heads": [2]}

@@ -16,10 +16,11 @@ from geopeft_cli.recipe.problems import RecipeError
 from geopeft_cli.tasks.segmentation import SceneSegmentation
 from geopeft_cli.verbs.evaluate import evaluate_trained
 from geopeft_cli.verbs.export import export_trained
-from geopeft_cli.verbs.finetune import finetune, prepare, weigh_labels
+from geopeft_cli.verbs.finetune import finetune
 from geopeft_cli.verbs.inspect import inspect_path
 from geopeft_cli.verbs.merge import merge_trained
 from geopeft_cli.verbs.opening import open_trained
+from geopeft_cli.verbs.preparing import prepare, weigh_labels
 from geopeft_cli.verbs.unmerge import unmerge
 
 PARTS = ("lower", "upper", "left", "right")
