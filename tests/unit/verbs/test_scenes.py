@@ -186,7 +186,7 @@ def test_weights_of_unequal_classes(recipe: Path, tmp_path: Path, monkeypatch: p
     def refuse(*_: object) -> None:
         raise UsageError("reads all")
 
-    monkeypatch.setattr("geopeft_cli.verbs.finetune.loss_weights", refuse)
+    monkeypatch.setattr("geopeft_cli.verbs.preparing.loss_weights", refuse)
     prepare(load_recipe(recipe, unequal))
     with pytest.raises(UsageError, match="reads all"):
         finetune(recipe, unequal, tmp_path / "run")
