@@ -21,6 +21,7 @@ from geopeft_cli.errors import AdapterError, UsageError
 from geopeft_cli.methods.point_prior import Bank
 from geopeft_cli.recipe.load import load_recipe
 from geopeft_cli.verbs import finetune as module
+from geopeft_cli.verbs import preparing
 from geopeft_cli.verbs.evaluate import evaluate_trained
 from geopeft_cli.verbs.finetune import finetune
 from geopeft_cli.verbs.inspect import inspect_path
@@ -193,7 +194,7 @@ def test_a_run_does_not_go_on_with_other_clouds(
         patch.setattr(module, "describe_selection", stop)
         with pytest.raises(KeyboardInterrupt):
             finetune(tiny_recipe, [METHOD, "training.epochs=1"], tmp_path / "run")
-    original = module.load_splits
+    original = preparing.load_splits
 
     def changed(recipe: Any) -> Any:
         splits = original(recipe)
@@ -202,6 +203,6 @@ def test_a_run_does_not_go_on_with_other_clouds(
         splits.train = MemoryClouds(points, train.labels(), train.classes)
         return splits
 
-    monkeypatch.setattr(module, "load_splits", changed)
+    monkeypatch.setattr(preparing, "load_splits", changed)
     with pytest.raises(UsageError, match="the training clouds or the checkpoint are not those"):
         finetune(tiny_recipe, [METHOD, "training.epochs=1"], tmp_path / "run", resume=True)
