@@ -217,6 +217,6 @@ class SceneBatches:
         scenes = [self.scenes[at] for at in chunk.tolist()]
         views = [self.pipeline.view(scene) for scene in scenes]
         batch = packed([view.scene for view in views], self.features)
-        starts = batch.scenes.offsets.tolist()
-        rows = tuple(start + view.inverse for start, view in zip(starts, views, strict=False))
+        starts = batch.scenes.offsets[:-1].tolist()
+        rows = tuple(start + view.inverse for start, view in zip(starts, views, strict=True))
         return replace(batch, rows=rows, truth=tuple(scene.labels for scene in scenes))

@@ -55,14 +55,7 @@ def _scenes(name: str, scenes: SceneSet, most: int) -> PartSurvey:
         labels = scenes[int(index)].labels
         sizes.append(len(labels))
         counts += np.bincount(labels % len(counts), minlength=len(counts))
-    return PartSurvey(
-        len(scenes),
-        {},
-        len(chosen),
-        (int(min(sizes)), int(np.median(sizes)), int(max(sizes))),
-        dict(zip(scenes.classes, counts[:-1].tolist(), strict=True)),
-        int(counts[IGNORED]),
-    )
+    return _surveyed(len(scenes), {}, sizes, scenes.classes, counts)
 
 
 def _spread(size: int, most: int) -> Labels:
@@ -81,11 +74,19 @@ def _part(name: str, clouds: CloudSet, most: int) -> PartSurvey:
             # ignored points are counted behind the last label
             counts += np.bincount(cloud.point_labels.astype(np.int64) % len(counts), minlength=len(counts))
     classes = np.bincount(clouds.labels(), minlength=len(clouds.classes))
+    named = dict(zip(clouds.classes, classes.tolist(), strict=True))
+    return _surveyed(len(clouds), named, sizes, clouds.part_names, counts)
+
+
+def _surveyed(
+    count: int, classes: dict[str, int], sizes: Sequence[int], labels: Sequence[str], counts: Labels
+) -> PartSurvey:
+    """The record of a part, from the sizes of what was read of it and the points of each label, ignored ones last."""
     return PartSurvey(
-        len(clouds),
-        dict(zip(clouds.classes, classes.tolist(), strict=True)),
-        len(chosen),
+        count,
+        classes,
+        len(sizes),
         (int(min(sizes)), int(np.median(sizes)), int(max(sizes))),
-        dict(zip(clouds.part_names, counts[:-1].tolist(), strict=True)),
+        dict(zip(labels, counts[:-1].tolist(), strict=True)),
         int(counts[IGNORED]),
     )
